@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv. Another interpreter: make test PYTHON=/path/to/python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.has-demo
+	$(BIN)/hpv demo $(ARGS)
+
+test: $(VENV)/.has-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.has-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.has-bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+$(VENV)/.has-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@'$(PYTHON)' -c '$(USABLE)' 2>/dev/null || { \
+	echo 'hpv needs Python 3.11 or newer with its venv and ensurepip modules (on Debian and Ubuntu: python3-venv).'; \
+	echo 'Found: $(or $(PYTHON),none on PATH). Install it, or name it: make PYTHON=/path/to/python3'; exit 2; } >&2
+	'$(PYTHON)' -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist hpv.egg-info hpv-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find hpv kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

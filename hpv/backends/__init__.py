@@ -1,0 +1,80 @@
+"""What a processor must be able to do for hpv, and the processors that can; each is imported on first use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpv.errors import InputError
+from hpv.floats import FloatFormat
+
+
+@dataclass
+class Counted:
+    """What a set of samples adds to the state of n nodes with k edges and c classes."""
+
+    survivors: np.ndarray
+    """Samples at or above each edge (c, n, k), int64."""
+    counted: np.ndarray
+    """Samples that are not NaN (c, n), int64."""
+    lowest: np.ndarray
+    """Key of the smallest value (n,); the highest integer where there is none."""
+    highest: np.ndarray
+    """Key of the largest value (n,); the lowest integer where there is none."""
+    seen: np.ndarray
+    """Samples that went in (c,), int64: a range that was lost on the way shows here."""
+
+    def add(self, other: Counted) -> None:
+        """Take the counts of other samples in."""
+        self.survivors += other.survivors
+        self.counted += other.counted
+        np.minimum(self.lowest, other.lowest, out=self.lowest)
+        np.maximum(self.highest, other.highest, out=self.highest)
+        self.seen += other.seen
+
+
+class Backend(Protocol):
+    """Blocks go in, integers come out; the same integers from every backend.
+
+    ``bits`` are C-contiguous blocks (samples, columns) of values viewed as signed integers; the nodes at work begin at
+    the column ``first``.
+    """
+
+    def make_counter(self, edges: np.ndarray, form: FloatFormat) -> Any:
+        """Lay out inner edge keys (n, k) for counting."""
+
+    def start_counts(self, counter: Any, classes: int) -> Any:
+        """An empty state."""
+
+    def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
+        """Count a block; ``group`` (samples,) is the class index of every sample."""
+
+    def finish_counts(self, accumulator: Any) -> Counted:
+        """The state as plain arrays."""
+
+    def make_coder(self, edges: np.ndarray, form: FloatFormat) -> Any:
+        """Lay out closed edge keys (n, k) for encoding."""
+
+    def encode(self, coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+        """Write codes (samples, n)."""
+
+    def look_up_ranges(
+        self, codes: np.ndarray, group: np.ndarray, tables: tuple[np.ndarray, np.ndarray], out: tuple[Any, Any]
+    ) -> None:
+        """Write pmin and pmax (samples, n) from tables (groups, n, entries)."""
+
+    def tally(
+        self, codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: np.ndarray, tally: np.ndarray
+    ) -> None:
+        """Add the nodes of the chosen rows to their tallies (samples, thresholds + 2)."""
+
+
+def get_backend(name: str = "auto") -> Backend:
+    """The backend of this name; ``auto`` is the CPU."""
+    if name not in ("auto", "cpu"):
+        raise InputError(f"backend={name!r}: give auto or cpu.")
+    from hpv.backends import cpu
+
+    return cpu

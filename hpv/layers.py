@@ -1,0 +1,189 @@
+"""The activations of one layer, read in blocks of samples and nodes wherever they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpv.errors import InputError
+from hpv.floats import FloatFormat
+
+if TYPE_CHECKING:
+    from hpv.store import StoredArray
+
+
+class Layer:
+    """The activations of one layer, (samples, nodes). The base of one class per kind of array."""
+
+    in_memory = False
+    """``read`` gives views and needs no buffer."""
+
+    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+        """``array``: anything with a shape of at least two dimensions."""
+        self.name = name
+        self.origin = origin
+        """What messages call it."""
+        self.form = form
+        self._array = array
+        self._full_shape = _checked_shape(array.shape, origin)
+        self._inner = int(np.prod(self._full_shape[2:]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and nodes; dimensions after the first are laid out in a row (C order)."""
+        samples, *rest = self._full_shape
+        return samples, int(np.prod(rest))
+
+    @property
+    def chunks(self) -> tuple[int, int] | None:
+        """Samples and nodes of the pieces that are read at once; None where any block is as good."""
+        return None
+
+    @property
+    def missing_chunks(self) -> int:
+        """Chunks of a foreign Zarr array that have no file and are read as its fill value."""
+        return 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Names the data in the request of an output."""
+        return {"shape": list(self._full_shape), "dtype": self.form.name}
+
+    def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
+        """A block (samples, nodes) in ``form.storage``, each row's values side by side.
+
+        ``out`` is a buffer of that shape that may be used; the result is what is returned. Threads may read at once.
+        """
+        rows = range(*samples.indices(self.shape[0]))
+        columns = range(*nodes.indices(self.shape[1]))
+        if len(self._full_shape) == 2:
+            selection = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            return self._block(selection, out)
+        # The planes of the second dimension that hold these nodes, and the nodes within them.
+        first, last = columns.start // self._inner, -(-columns.stop // self._inner)
+        block = self._block((slice(rows.start, rows.stop), slice(first, last)), None)
+        block = block.reshape(len(rows), (last - first) * self._inner)
+        start = columns.start - first * self._inner
+        return _contiguous(block[:, start : start + len(columns)], self.form, out)
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        """A block along the first two dimensions, all of the others."""
+        raise NotImplementedError
+
+
+class ArrayLayer(Layer):
+    """A numpy array, also one that is mapped from a file."""
+
+    def __init__(
+        self, name: str, origin: str, array: np.ndarray, form: FloatFormat, file: dict[str, Any] | None = None
+    ) -> None:
+        if array.ndim > 2 and array.size and array.flags.c_contiguous:
+            array = array.reshape(len(array), -1)  # a view
+        super().__init__(name, origin, array, form)
+        self._file = file
+        plain = array.ndim == 2 and array.dtype == form.storage and array.dtype.isnative
+        side_by_side = array.shape[1] == 1 or array.strides[1] == array.itemsize
+        self.in_memory = file is None and plain and side_by_side
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With the file, where there is one."""
+        return {**super().identity, **(self._file or {})}
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        block = self._array[selection]
+        return block if self.in_memory or block.ndim > 2 else _contiguous(block, self.form, out)
+
+
+class StoredLayer(Layer):
+    """A Zarr array."""
+
+    def __init__(
+        self, name: str, origin: str, array: StoredArray, form: FloatFormat, store: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(name, origin, array, form)
+        self._stored = array
+        self._store = store or {"path": absolute_path(origin)}
+
+    @property
+    def chunks(self) -> tuple[int, int] | None:
+        """Of the Zarr array."""
+        rows, columns = self._stored.chunks[:2]
+        return rows, min(columns * self._inner, self.shape[1])
+
+    @property
+    def missing_chunks(self) -> int:
+        """Chunks that are read as the fill value."""
+        return self._stored.missing_chunks
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With the store."""
+        return {**super().identity, **self._store}
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        sizes = tuple(side.stop - side.start for side in selection) + self._full_shape[2:]
+        fits = out is not None and out.shape == sizes
+        return self._stored.read(selection, out if fits else np.empty(sizes, self.form.storage))
+
+
+class TensorLayer(Layer):
+    """A torch tensor on another device, copied to this one block by block."""
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        block = numpy_of(self._array[selection].cpu())
+        return block if block.ndim > 2 else _contiguous(block, self.form, out)
+
+
+class DaskLayer(Layer):
+    """A Dask array, computed block by block in the thread that reads."""
+
+    @property
+    def chunks(self) -> tuple[int, int] | None:
+        """The largest along each dimension."""
+        rows, columns = (max(sizes) for sizes in self._array.chunks[:2])
+        return rows, min(columns * self._inner, self.shape[1])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With the name of the graph, which is made of what it computes."""
+        return {**super().identity, "name": str(self._array.name)}
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        # The caller decides what runs at the same time.
+        block = np.asarray(self._array[selection].compute(scheduler="synchronous"))
+        return block if block.ndim > 2 else _contiguous(block, self.form, out)
+
+
+def numpy_of(tensor: Any) -> np.ndarray:
+    """A tensor of this device without copying; numpy has no bfloat16."""
+    torch = sys.modules["torch"]
+    array: np.ndarray = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array.view(np.uint16) if tensor.dtype == torch.bfloat16 else array
+
+
+def _contiguous(block: np.ndarray, form: FloatFormat, out: np.ndarray | None) -> np.ndarray:
+    if out is None or out.shape != block.shape:
+        return np.ascontiguousarray(block, form.storage)
+    np.copyto(out, block)
+    return out
+
+
+def _checked_shape(shape: tuple[Any, ...], origin: str) -> tuple[int, ...]:
+    if len(shape) < 2:
+        raise InputError(f"{origin}: shape {tuple(shape)}; activations have two dimensions, samples and nodes.")
+    if any(size != size for size in shape):
+        raise InputError(f"{origin}: a Dask array of unknown shape {shape}; call its compute_chunk_sizes() first.")
+    if shape[0] == 0:
+        raise InputError(f"{origin}: there are no samples, shape {tuple(shape)}; give at least one.")
+    if 0 in shape:
+        raise InputError(f"{origin}: there are no nodes, shape {tuple(shape)}; leave this layer out.")
+    return tuple(int(size) for size in shape)
+
+
+def absolute_path(path: str) -> str:
+    """Of a path on this machine; addresses stay as they are."""
+    return path if "://" in path else os.path.realpath(path)

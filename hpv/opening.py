@@ -1,0 +1,272 @@
+"""Backgrounds on disk, and opening whatever hpv wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpv import streaming
+from hpv.background import Background, LayerState, merge
+from hpv.errors import DataError, InputError, StoreError
+from hpv.fitting import Fit, LayerTotals, run_fit
+from hpv.floats import FORMATS, FloatFormat, from_keys, to_keys
+from hpv.pilot import LayerEdges, Rule
+from hpv.store import ACTIVATIONS, BACKGROUND, SCORES, Output, Store, escape, open_store
+
+if TYPE_CHECKING:
+    from hpv.scores import Scores
+    from hpv.sources import Activations
+
+CHECKPOINT_SECONDS = 20.0
+"""Between two times that a fit writes what it has counted."""
+CHUNK_BYTES = 4 * 2**20
+KEYS = ("edges", "lowest", "highest")
+"""State arrays that hold values of the layer's format; the others hold counts."""
+
+
+def open(path: str | Path) -> Background | Scores | Activations:
+    """Open a complete store that hpv wrote: a background, scores, or activations.
+
+    Raises `hpv.StoreError`, which says what the path is instead.
+
+    >>> import numpy as np, hpv, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> hpv.fit(np.zeros((10, 2), np.float32)).save(folder + "/background")
+    >>> hpv.open(folder + "/background")
+    <hpv.Background of 10 samples; activations: 2 nodes>
+    """
+    store = open_store(path)
+    if store.kind == BACKGROUND:
+        return load_background(store)
+    if store.kind == SCORES:
+        from hpv.scores import Scores
+
+        return Scores(store)
+    assert store.kind == ACTIVATIONS
+    from hpv.sources import open_activations
+
+    return open_activations(path)
+
+
+def open_background(path: str | Path) -> Background:
+    """Open a path that must be a background."""
+    return load_background(open_store(path, BACKGROUND))
+
+
+# --- writing ---
+
+
+def save_background(background: Background, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a background; a path that holds another one is refused unless ``overwrite``."""
+    request = {"command": "save", "fingerprint": background.fingerprint}
+    with Output.begin(path, BACKGROUND, request, overwrite=overwrite) as output:
+        if not output.already_complete:
+            _write(output, background)
+
+
+def fit_to_store(
+    ready: Fit, out: str | Path, overwrite: bool = False, progress: streaming.Progress | None = None
+) -> tuple[Background, bool]:
+    """Fit into a store; the background, and whether it was there already.
+
+    A run that was interrupted is continued by the same call.
+    """
+    with Output.begin(out, BACKGROUND, _fit_request(ready), overwrite=overwrite) as output:
+        if output.already_complete:
+            return load_background(open_store(out, BACKGROUND)), True
+        background = run_fit(ready, progress or streaming.Quiet(), _Checkpoint(output))
+        _write(output, background)
+    return background, False
+
+
+def merge_to_store(
+    paths: Sequence[str | Path], out: str | Path, overwrite: bool = False
+) -> tuple[Background, bool]:
+    """Merge backgrounds into a store; the background, and whether it was there already."""
+    parts = [open_background(path) for path in paths]
+    merged = merge(parts)
+    request = {"command": "merge", "parts": sorted(part.fingerprint for part in parts)}
+    with Output.begin(out, BACKGROUND, request, overwrite=overwrite) as output:
+        if output.already_complete:
+            return load_background(open_store(out, BACKGROUND)), True
+        _write(output, merged)
+    return merged, False
+
+
+def _fit_request(ready: Fit) -> dict[str, Any]:
+    """What a fit is asked for; two requests that are equal give equal backgrounds."""
+    request: dict[str, Any] = {"command": "fit", "activations": ready.source.identity}
+    if ready.given is None:
+        assert ready.rule is not None
+        request |= ready.rule.as_json()
+    else:
+        request["edges"] = digest(*(edges.keys for edges in ready.given.values()))
+    if ready.classes is not None:
+        request |= {"labels": digest(ready.classes, ready.group), "min_class_size": ready.min_class_size}
+    return request
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Names arrays by their contents."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _write(output: Output, background: Background) -> None:
+    """The mergeable state of every layer, and what describes it."""
+    for name, state in background.layers.items():
+        arrays = {array: getattr(state, array) for array in (field.name for field in fields(LayerState)[1:])}
+        for array in KEYS:
+            arrays[array] = from_keys(arrays[array], state.form)
+        for array, values in arrays.items():
+            _write_array(output, f"layers/{escape(name)}/{array}", values)
+    _write_array(output, "samples", background.samples)
+    if background.classes is not None:
+        _write_array(output, "classes", background.classes)
+    output.discard("progress")
+    output.finish(
+        {
+            "layers": [
+                {"name": name, "nodes": state.nodes, "float_format": state.form.name}
+                for name, state in background.layers.items()
+            ],
+            "rule": None if background.rule is None else background.rule.as_json(),
+            "min_class_size": background.min_class_size,
+            "fingerprint": background.fingerprint,
+            "origin": dict(background.attributes),
+        }
+    )
+
+
+def _write_array(output: Output, name: str, values: np.ndarray) -> None:
+    """An array in chunks of about 4 MiB along its nodes."""
+    axis = 1 if values.ndim == 3 else 0
+    width = max(1, CHUNK_BYTES // max(values.nbytes // max(values.shape[axis], 1), 1))
+    chunks = [max(size, 1) for size in values.shape]
+    chunks[axis] = min(chunks[axis], width)
+    output.create(name, values.shape, values.dtype, chunks)
+    if values.size:
+        output.write(name, None, values)
+
+
+class _Checkpoint:
+    """Keeps the edges of every layer, and the counts of the layer at work in one of two places in turn."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.written = time.monotonic()
+
+    def edges(self, layer: str) -> LayerEdges | None:
+        """See `hpv.fitting.Checkpoint`."""
+        name = self.output.progress.get("edges", {}).get(layer)
+        if name is None:
+            return None
+        form = FORMATS[name]
+        keys = to_keys(self._read(f"progress/{escape(layer)}/edges"), form)
+        return LayerEdges(_unused_for_nan(keys, form), form)
+
+    def keep_edges(self, layer: str, edges: LayerEdges) -> None:
+        """See `hpv.fitting.Checkpoint`."""
+        self._write(f"progress/{escape(layer)}/edges", edges.values)
+        progress = self.output.progress
+        self.output.checkpoint({**progress, "edges": {**progress.get("edges", {}), layer: edges.form.name}})
+
+    def state(self, layer: str, walk: str) -> tuple[int, LayerTotals] | None:
+        """See `hpv.fitting.Checkpoint`."""
+        kept = self.output.progress.get("states", {}).get(layer)
+        if kept is None or kept["walk"] != walk:
+            return None
+        folder = f"progress/{escape(layer)}/{kept['place']}"
+        return kept["done"], LayerTotals(*(self._read(f"{folder}/{name}") for name in LayerTotals._fields))
+
+    def keep_state(self, layer: str, walk: str, done: int, totals: LayerTotals) -> None:
+        """See `hpv.fitting.Checkpoint`."""
+        if time.monotonic() - self.written < CHECKPOINT_SECONDS:
+            return
+        progress = self.output.progress
+        states = progress.get("states", {})
+        place = 1 - states.get(layer, {"place": 1})["place"]
+        for name, values in totals._asdict().items():
+            self._write(f"progress/{escape(layer)}/{place}/{name}", values)
+        states = {**states, layer: {"walk": walk, "done": done, "place": place}}
+        self.output.checkpoint({**progress, "states": states})
+        self.written = time.monotonic()
+
+    def _write(self, name: str, values: np.ndarray) -> None:
+        _write_array(self.output, name, values)
+
+    def _read(self, name: str) -> np.ndarray:
+        return self.output.take(name)
+
+
+# --- reading ---
+
+
+def load_background(store: Store) -> Background:
+    """The background in an opened store."""
+    attributes = store.attributes
+    classes = _int64(store, "classes") if "classes" in store else None
+    samples = _int64(store, "samples")
+    layers = {entry["name"]: _read_state(store, entry, len(samples)) for entry in attributes["layers"]}
+    rule = None if attributes.get("rule") is None else _rule(attributes["rule"])
+    background = Background(
+        layers, samples, classes, rule, int(attributes["min_class_size"]), attributes.get("origin", {})
+    )
+    if background.fingerprint != attributes["fingerprint"]:
+        raise DataError(
+            f"{store.path}: its contents have the fingerprint {background.fingerprint[:12]}, it was written with "
+            f"{attributes['fingerprint'][:12]}; it was changed since. Fit it again, or restore a copy."
+        )
+    return background
+
+
+def _read_state(store: Store, entry: Mapping[str, Any], classes: int) -> LayerState:
+    form = FORMATS.get(entry["float_format"])
+    if form is None:
+        raise StoreError(f"{store.path}: layer {entry['name']} has the float format {entry['float_format']}, which "
+                         "this version of hpv does not know; read it with the version that wrote it.")  # fmt: skip
+    names = [field.name for field in fields(LayerState)[1:]]
+    arrays = {name: store.array(f"layers/{escape(entry['name'])}/{name}").read() for name in names}
+    for name in KEYS:
+        arrays[name] = to_keys(arrays[name], form)
+    nodes, edges = entry["nodes"], arrays["edges"].shape[1]
+    shapes = {"edges": (nodes, edges), "survivors": (classes, nodes, edges), "missing": (classes, nodes),
+              "lowest": (nodes,), "highest": (nodes,)}  # fmt: skip
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise DataError(f"{store.path}: {name} of layer {entry['name']} has the shape {arrays[name].shape}, not "
+                            f"{shape}; fit it again, or restore a copy.")  # fmt: skip
+    for name in ("edges", "lowest"):
+        arrays[name] = _unused_for_nan(arrays[name], form)
+    return LayerState(form, **arrays)
+
+
+def _unused_for_nan(keys: np.ndarray, form: FloatFormat) -> np.ndarray:
+    """Stored NaN stand for edges that are not there, and for the minimum of nothing."""
+    return np.where(keys == form.missing, form.key.type(form.unused), keys)
+
+
+def _int64(store: Store, name: str) -> np.ndarray:
+    return store.array(name).read().astype(np.int64)
+
+
+def _rule(noted: Mapping[str, Any]) -> Rule:
+    pilot = noted["pilot"]
+    return Rule(noted["bins"], noted["binning"], noted["modal_fraction"], None if pilot == "all" else pilot)
+
+
+def check_fingerprint(background: Background, wanted: str, what: str) -> None:
+    """Refuse codes or scores of another background."""
+    if background.fingerprint != wanted:
+        raise InputError(
+            f"{what} was made with another background ({wanted[:12]}, this one is {background.fingerprint[:12]}): "
+            "score again, or open the background it names."
+        )

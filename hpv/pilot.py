@@ -1,0 +1,279 @@
+"""Proposing edges: a pilot of the samples, and the rules that place edges by it.
+
+The pilot is a function of the number of samples and of ``pilot`` alone, so every machine and every shard proposes
+the same edges. Counts at the edges are exact whatever the pilot was; only the widths of the ranges depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+
+from hpv.errors import InputError
+from hpv.floats import FLOAT64, FloatFormat, convert_keys, from_keys, keys_as_float64, to_keys
+
+RUN = 64
+"""Consecutive samples of the pilot that are read together."""
+MOST_INNER_EDGES = 252
+"""Two outer edges more make 254, the highest code; 255 is the code of a missing value."""
+BINNINGS = ("balanced", "uniform", "quantile")
+_SCALE = 2.0**-10
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How edges are placed; spec section 3."""
+
+    bins: int = 32
+    """Ordinary bins of a node, 1 to 254; modal values and outer edges come on top, and bins give way to them."""
+    binning: str = "balanced"
+    modal_fraction: Fraction = Fraction(1, 10)
+    """A value that makes up more than this share of its node gets a bin of its own; 1/50 to 1."""
+    pilot: int | Literal["auto"] | None = "auto"
+    """Samples that the edges are found by: a number, ``None`` for all, or what `pilot_size` says."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bins, bool) or not isinstance(self.bins, int | np.integer) or not 1 <= self.bins <= 254:
+            raise InputError(f"bins={self.bins!r}: give a whole number from 1 to 254.")
+        if self.binning not in BINNINGS:
+            raise InputError(f"binning={self.binning!r}: give one of {', '.join(BINNINGS)}.")
+        try:
+            fraction = Fraction(self.modal_fraction).limit_denominator(10_000)
+        except (TypeError, ValueError, OverflowError, ZeroDivisionError):
+            fraction = Fraction(0)
+        if not Fraction(1, 50) <= fraction <= 1:
+            raise InputError(f"modal_fraction={self.modal_fraction!r}: give a fraction from 1/50 to 1, as '1/10'.")
+        object.__setattr__(self, "modal_fraction", fraction)
+        if self.pilot is not None and self.pilot != "auto":
+            whole = isinstance(self.pilot, int | np.integer) and not isinstance(self.pilot, bool)
+            if not whole or self.pilot < 1:
+                raise InputError(f"pilot={self.pilot!r}: give a number of samples, 'auto', or None for all samples.")
+
+    @property
+    def most_edges(self) -> int:
+        """Inner edges that a node can get."""
+        modal = int(2 / self.modal_fraction)
+        return min(MOST_INNER_EDGES, self.bins + 1 + 2 * modal)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "bins": int(self.bins),
+            "binning": self.binning,
+            "modal_fraction": str(self.modal_fraction),
+            "pilot": "all" if self.pilot is None else self.pilot,
+        }
+
+
+@dataclass(frozen=True)
+class LayerEdges:
+    """Inner edges of the nodes of one layer."""
+
+    keys: np.ndarray
+    """Ascending keys (nodes, edges), filled up with the format's ``unused``."""
+    form: FloatFormat
+
+    @property
+    def values(self) -> np.ndarray:
+        """The edges (nodes, edges) in the format's storage, filled up with NaN."""
+        return from_keys(self.keys, self.form)
+
+
+@dataclass(frozen=True)
+class Edges(Mapping[str, np.ndarray]):
+    """Proposed inner edges of every layer: a mapping from layer to values (nodes, edges), filled up with NaN.
+
+    The two outer edges of a node are not among them: they follow from the exact extremes that `hpv.fit` finds.
+    """
+
+    layers: Mapping[str, LayerEdges]
+    rule: Rule | None = field(default=None)
+
+    def __getitem__(self, layer: str) -> np.ndarray:
+        return self.layers[layer].values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+def pilot_size(samples: int, pilot: int | Literal["auto"] | None) -> int:
+    """Samples that the pilot asks for: all up to 4,096, then a sixteenth, at least 4,096 and at most 16,384."""
+    if pilot is None:
+        return samples
+    if pilot == "auto":
+        return min(samples, max(4096, min(16_384, samples // 16)))
+    return min(samples, int(pilot))
+
+
+def pilot_runs(samples: int, pilot: int | Literal["auto"] | None) -> list[slice]:
+    """Runs of 64 consecutive samples, their starts spread evenly from the first sample to the last run."""
+    runs = -(-pilot_size(samples, pilot) // RUN)
+    if runs * RUN >= samples:
+        return [slice(0, samples)]
+    last = samples - RUN
+    starts = [i * last // (runs - 1) for i in range(runs)] if runs > 1 else [0]
+    return [slice(start, start + RUN) for start in starts]
+
+
+def propose(ordered: np.ndarray, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
+    """Inner edge keys (nodes, edges) from pilot keys (nodes, samples), each row in ascending order."""
+    from hpv.kernels import placing
+
+    n, m = ordered.shape
+    counted = m - np.count_nonzero(ordered == form.missing, axis=1) if m else np.zeros(n, np.int64)
+    fraction = rule.modal_fraction if covers_all else rule.modal_fraction / 2
+    room = int(1 / fraction) + 1
+    starts, stops = np.zeros((n, room), np.int64), np.zeros((n, room), np.int64)
+    found = np.zeros(n, np.int64)
+    placing.find_modal(ordered, counted, fraction.numerator, fraction.denominator, starts, stops, found)
+    edges = np.full((n, MOST_INNER_EDGES), form.unused, form.key)
+    if rule.binning == "uniform":
+        inside = _uniform(ordered, counted, (starts, stops, found), form, int(rule.bins))
+        placing.unite(inside, ordered, starts, found, form.infinity, edges)
+    else:
+        for size in np.unique(counted):
+            chosen = np.flatnonzero(counted == size)
+            measure = _measure(int(size), rule.binning)
+            whole = len(chosen) == n
+            part = [array if whole else array[chosen] for array in (ordered, counted, starts, stops, found, edges)]
+            placing.place_by_measure(
+                *part[:5], measure, int(rule.bins), MOST_INNER_EDGES, form.infinity, part[5]
+            )
+            if not whole:
+                edges[chosen] = part[5]
+    return trim(edges, form)
+
+
+def trim(edges: np.ndarray, form: FloatFormat) -> np.ndarray:
+    """The same edges without the columns that no node uses."""
+    used = int(np.count_nonzero(edges != form.unused, axis=1).max(initial=0))
+    return np.ascontiguousarray(edges[:, :used])
+
+
+def _measure(size: int, binning: str) -> np.ndarray:
+    """Measure of the r largest of ``size`` values, r = 0..size: their share p for ``quantile``, else
+
+    G(p) = p/3 + (2/3) (ln(p/(1-p)) + L) / (2L), with L = ln size and the logarithm kept within [-L, L].
+    """
+    share = np.arange(size + 1) / max(size, 1)
+    if binning == "quantile" or size < 2:
+        return share
+    end = math.log(size)
+    logit = np.empty(size + 1)
+    logit[0], logit[-1] = -end, end
+    logit[1:-1] = np.clip(np.log(share[1:-1] / (1 - share[1:-1])), -end, end)
+    return share / 3 + 2 / 3 * (logit + end) / (2 * end)
+
+
+def _uniform(
+    ordered: np.ndarray, counted: np.ndarray, modal: tuple[np.ndarray, ...], form: FloatFormat, bins: int
+) -> np.ndarray:
+    """Edges of equal width between the lowest and highest finite value outside modal ones; arithmetic in float64."""
+    from hpv.kernels import placing
+
+    n = len(ordered)
+    landmarks = np.zeros((n, 6), form.key)
+    finite = np.zeros(n, np.int64)
+    placing.uniform_landmarks(ordered, counted, *modal, form.infinity, landmarks, finite)
+    values = keys_as_float64(landmarks, form)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        # A span that overflows is scaled by a power of two, which rounds nothing.
+        scale = np.where(values[:, 1] - values[:, 0] > 2.0**1000, _SCALE, 1.0)
+        scaled = values * scale[:, None]
+        span = scaled[:, 1] - scaled[:, 0]
+        wanted = np.minimum(_uniform_bins(scaled, span, finite, bins), MOST_INNER_EDGES - 1 - 2 * modal[2])
+        width = int(wanted.max(initial=0))
+        steps = np.arange(1, max(width, 1))
+        inside = (scaled[:, :1] + steps * span[:, None] / wanted[:, None]) / scale[:, None]
+    edges = np.full((n, width + 1), form.unused, form.key)
+    edges[:, 1 : len(steps) + 1] = np.where(
+        steps < wanted[:, None], convert_keys(to_keys(inside, FLOAT64), FLOAT64, form), form.key.type(form.unused)
+    )[:, :width]
+    some = finite > 0
+    edges[:, 0] = landmarks[:, 0]
+    edges[np.arange(n), wanted] = landmarks[:, 1] + form.key.type(1)
+    edges[~some] = form.unused
+    return edges
+
+
+def _uniform_bins(values: np.ndarray, span: np.ndarray, finite: np.ndarray, bins: int) -> np.ndarray:
+    """nb = min(bins, ceil(span / w)) with the narrower of the Freedman-Diaconis and Sturges widths; 1 without a span."""
+    sizes, where = np.unique(np.maximum(finite, 1), return_inverse=True)
+    # math and not numpy: their last bits differ, and a bin may hang on one.
+    sturges = np.array([math.log2(int(size)) + 1 for size in sizes])[where]
+    narrowing = np.array([int(size) ** (-1 / 3) for size in sizes])[where]
+    spread = _quartile(values[:, 4], values[:, 5], finite, 75) - _quartile(values[:, 2], values[:, 3], finite, 25)
+    width = span / sturges
+    width = np.where(spread > 0, np.minimum(width, 2 * spread * narrowing), width)
+    quotient = np.where(width > 0, span / width, np.inf)
+    wanted = np.where(quotient >= bins, bins, np.ceil(quotient))
+    return np.where((span == 0) | (finite == 0), 1, wanted).astype(np.int64)
+
+
+def _quartile(start: np.ndarray, following: np.ndarray, finite: np.ndarray, percent: int) -> np.ndarray:
+    """Linear interpolation between neighbouring order statistics."""
+    rest = np.maximum(finite - 1, 0) * percent % 100 / 100
+    return np.where(rest > 0, start + (following - start) * rest, start)
+
+
+def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.ndarray:
+    """Keys of edges that a caller gave as numbers: one ascending list for all nodes, or one row per node (NaN = none).
+
+    An edge between two numbers of the format moves up to the next one, which changes no comparison.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"edges of layer {layer}: dtype {array.dtype}; give numbers.")
+    array = array.astype(np.float64) if array.dtype.kind in "iu" else array
+    if array.ndim == 1:
+        array = np.broadcast_to(array, (nodes, len(array)))
+    if array.ndim != 2 or len(array) != nodes:
+        raise InputError(
+            f"edges of layer {layer}: shape {array.shape}; give one list for all, or one row for each of {nodes} nodes."
+        )
+    source = FLOAT64
+    keys = convert_keys(to_keys(array.astype(np.float64), source), source, form)
+    keys = np.where(keys == form.missing, form.key.type(form.unused), keys)
+    keys.sort(axis=1)
+    keys[:, 1:][keys[:, 1:] == keys[:, :-1]] = form.unused
+    keys.sort(axis=1)
+    keys = trim(keys, form)
+    if keys.shape[1] > MOST_INNER_EDGES:
+        raise InputError(f"edges of layer {layer}: {keys.shape[1]} per node; give at most {MOST_INNER_EDGES}.")
+    return keys
+
+
+def edges(
+    activations: Any,
+    *,
+    bins: int = 32,
+    binning: str = "balanced",
+    modal_fraction: Fraction | str | float = Fraction(1, 10),
+    pilot: int | Literal["auto"] | None = "auto",
+    memory: int | str | None = None,
+    threads: int | None = None,
+) -> Edges:
+    """Propose the inner edges of every node from a pilot of the samples, without counting.
+
+    ``activations``, ``bins``, ``binning``, ``modal_fraction``, ``pilot``, ``memory`` and ``threads`` are those of
+    `hpv.fit`, which proposes the same edges by itself. Rules: ``balanced`` (default), ``uniform`` (the rule of
+    arXiv:2312.08143) and ``quantile``.
+
+    >>> import numpy as np, hpv
+    >>> hpv.edges(np.arange(8.0).reshape(4, 2))["activations"]
+    array([[0., 1., 2., 3., 4., 5., 6., 7.]])
+    """
+    from hpv.fitting import propose_layers
+    from hpv.planning import plan_fit
+    from hpv.sources import open_activations
+
+    rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
+    source = open_activations(activations)
+    return propose_layers(source, plan_fit(source, rule, memory=memory, threads=threads), rule)

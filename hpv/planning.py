@@ -1,0 +1,333 @@
+"""Shapes and a memory budget become blocks: pure arithmetic, decided and printable before anything is read."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpv.errors import InputError
+from hpv.pilot import Rule, pilot_runs
+
+if TYPE_CHECKING:
+    from hpv.background import Background
+    from hpv.sources import Activations, Layer
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+COMPILING = 128 * MIB
+"""Measured: what compiling all kernels of one command leaves in the process."""
+LARGEST_BLOCK = 16 * MIB
+"""More does not read faster, and less stays in the processor's cache."""
+SEGMENT = 4 * GIB
+"""Bytes read between two times that a state may be saved."""
+SPARE_EDGES = 8
+"""Room for outer edges and modal values that plans allow for beyond `bins`."""
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 2**40, "K": KIB, "M": MIB, "G": GIB, "T": 2**40}  # fmt: skip
+
+
+def bytes_of(memory: int | str | None) -> int:
+    """A number of bytes, or text such as 512MiB or 2GB; ``None``: a quarter of what this process may still use."""
+    if memory is None:
+        return max(available_memory() // 4, 256 * MIB)
+    if isinstance(memory, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", memory)
+        try:
+            if match is None:
+                raise ValueError
+            size = int(float(match[1]) * _UNITS[match[2].upper()])
+        except (ValueError, KeyError):
+            raise InputError(f"memory={memory!r}: give bytes, or text such as 512MiB or 2GB.") from None
+    else:
+        size = int(memory)
+    if size < 64 * MIB:
+        raise InputError(f"memory={memory!r}: give at least 64MiB.")
+    return size
+
+
+def human(size: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"
+
+
+def available_memory() -> int:
+    """Bytes that this process may still use: the least of what the system, its cgroup and SLURM leave."""
+    limits = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+        if found:
+            limits.append(int(found[1]) * 1024)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limits.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue  # no such cgroup, or no limit ("max")
+    if os.environ.get("SLURM_MEM_PER_NODE", "").isdigit():
+        limits.append(int(os.environ["SLURM_MEM_PER_NODE"]) * MIB)
+    return max(min(limits, default=4 * GIB), 0)
+
+
+def thread_count(threads: int | None) -> int:
+    """``threads``, or the processors that this process may use (its affinity, or SLURM's allotment)."""
+    if threads is not None:
+        if isinstance(threads, bool) or int(threads) != threads or threads < 1:
+            raise InputError(f"threads={threads!r}: give a whole number from 1 on.")
+        return int(threads)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(allowed, int(allotted)) if allotted.isdigit() and int(allotted) > 0 else allowed
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer is walked."""
+
+    name: str
+    samples: int
+    nodes: int
+    itemsize: int
+    """Bytes of a value."""
+    tiles: tuple[slice, ...]
+    """Ranges of nodes that are worked on one after the other."""
+    pilot: tuple[slice, ...]
+    """Runs of samples that edges are proposed from; empty where they are given."""
+    block: int
+    """Samples that a thread reads at once."""
+    segments: tuple[slice, ...]
+    """Ranges of samples between which a state may be saved."""
+
+    @property
+    def pilot_bytes(self) -> int:
+        """Bytes of the pilot's values."""
+        return sum(run.stop - run.start for run in self.pilot) * self.nodes * self.itemsize
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all values that are read, the pilot's twice."""
+        return self.samples * self.nodes * self.itemsize + self.pilot_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will read, write and need; nothing has been read yet."""
+
+    kind: str
+    layers: tuple[LayerPlan, ...]
+    threads: int
+    memory: int
+    """The budget, bytes above the imports."""
+    peak: int
+    """What the run needs at most, bytes above the imports."""
+    bytes_read: int
+    bytes_written: int
+
+    @property
+    def blocks(self) -> int:
+        return sum(len(layer.tiles) * -(-layer.samples // layer.block) for layer in self.layers)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "threads": self.threads,
+            "memory": self.memory,
+            "peak": self.peak,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "blocks": self.blocks,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "samples": layer.samples,
+                    "nodes": layer.nodes,
+                    "tiles": len(layer.tiles),
+                    "block_samples": layer.block,
+                    "pilot_samples": sum(run.stop - run.start for run in layer.pilot),
+                    "bytes_read": layer.bytes_read,
+                }
+                for layer in self.layers
+            ],
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.kind}: {self.blocks} blocks, {self.threads} threads, reads {human(self.bytes_read)}, writes "
+            f"{human(self.bytes_written)}, needs at most {human(self.peak)} of {human(self.memory)}"
+        ]
+        lines += [
+            f"  {layer.name}: {layer.samples} x {layer.nodes}, {len(layer.tiles)} tiles of nodes, "
+            f"blocks of {layer.block} samples, pilot of {sum(r.stop - r.start for r in layer.pilot)}"
+            for layer in self.layers
+        ]
+        return "\n".join(lines)
+
+
+def plan_fit(
+    source: Activations,
+    rule: Rule | None,
+    *,
+    classes: int = 1,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    edges: int | None = None,
+) -> Plan:
+    """The plan of a fit: ``rule`` proposes the edges, or ``edges`` of each node are given."""
+    budget, workers = bytes_of(memory), thread_count(threads)
+    count = edges if edges is not None else (rule.bins if rule else 32) + SPARE_EDGES
+    count = min(count, 254)
+    state = sum(_state_bytes(layer, count, classes) for layer in source.layers.values())
+    usable = _usable(budget, state, "the state of all layers")
+    layers, peak = [], 0
+    for layer in source.layers.values():
+        itemsize = layer.form.key.itemsize
+        pilot = tuple(pilot_runs(layer.shape[0], rule.pilot)) if rule is not None else ()
+        pilot_samples = sum(run.stop - run.start for run in pilot)
+        # Per node: the ordered pilot keys and room for 252 edges; or packed edges and, in every thread, counters.
+        proposing = (pilot_samples + 2 * 254) * itemsize
+        counting = (count + 1) * (itemsize + workers * classes * (2 * itemsize + 8))
+        plan, need = _walk(layer, pilot, max(proposing, counting), workers, usable)
+        layers.append(plan)
+        peak = max(peak, need)
+    read = sum(layer.bytes_read for layer in layers)
+    return Plan("fit", tuple(layers), workers, budget, _reserve(budget) + state + peak, read, state)
+
+
+def plan_score(
+    background: Background,
+    source: Activations,
+    pairs: dict[str, str],
+    *,
+    tails: int,
+    kept: int = 1,
+    scores: int = 1,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    levels: int = 257,
+    groups: int = 1,
+) -> Plan:
+    """The plan of a score: ``kept`` bytes are written per value, ``scores`` results per sample."""
+    budget, workers = bytes_of(memory), thread_count(threads)
+    usable = _usable(budget, background.state_bytes, "the background")
+    layers, peak, written = [], 0, 0
+    for name, theirs in pairs.items():
+        state, layer = background.layers[name], source.layers[theirs]
+        entries = state.edges.shape[1] + 4
+        tables = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * layer.form.key.itemsize * 2
+        # In every thread and sample: tallies, and the codes beside the values.
+        plan, need = _walk(layer, (), tables, workers, usable, tails * groups * levels * 4, copies=1 + kept / 4)
+        layers.append(plan)
+        peak = max(peak, need)
+        written += layer.shape[0] * layer.shape[1] * kept
+    written += source.samples * scores * 24
+    read = sum(layer.bytes_read for layer in layers)
+    return Plan(
+        "score", tuple(layers), workers, budget, _reserve(budget) + background.state_bytes + peak, read, written
+    )
+
+
+def kept_chunks(nodes: int, samples: int) -> tuple[int, int]:
+    """Samples and nodes of a chunk of codes: about 2 MiB, whole rows up to 16,384 nodes, a power of two of samples."""
+    columns = min(nodes, 16_384)
+    rows = max(64, 2 ** ((2 * MIB // columns).bit_length() - 1))
+    return min(samples, rows), columns
+
+
+def _state_bytes(layer: Layer, edges: int, classes: int) -> int:
+    count = 4 if layer.shape[0] < 2**31 else 8
+    return layer.shape[1] * (edges * (layer.form.key.itemsize + classes * count) + 16)
+
+
+def _reserve(budget: int) -> int:
+    return min(COMPILING, budget // 2)
+
+
+def _usable(budget: int, state: int, what: str) -> int:
+    usable = budget - _reserve(budget) - state
+    if usable < 16 * MIB:
+        raise InputError(
+            f"memory {human(budget)} is too little: {what} takes {human(state)}, compiling and buffers about "
+            f"{human(_reserve(budget) + 64 * MIB)}; give at least {human(_reserve(budget) + state + 64 * MIB)}."
+        )
+    return usable
+
+
+def _walk(
+    layer: Layer,
+    pilot: Sequence[slice],
+    per_node: float,
+    workers: int,
+    usable: int,
+    aside: int = 0,
+    copies: float = 1.0,
+) -> tuple[LayerPlan, int]:
+    """Tiles of nodes and blocks of samples of one layer, and the bytes that they need."""
+    samples, nodes = layer.shape
+    itemsize = layer.form.key.itemsize
+    chunk_rows, chunk_nodes = layer.chunks or (1, nodes)
+    # Blocks begin at borders of the chunks that are read and of those that are written, where they go together.
+    both = math.lcm(chunk_rows, min(kept_chunks(nodes, samples)[0], samples)) if copies > 1 else chunk_rows
+    share = usable // 2
+    width = min(nodes, max(1, int(share // per_node)))
+    if width < nodes:
+        width = max(width // chunk_nodes * chunk_nodes, min(width, chunk_nodes))
+        width = max(width // 64 * 64, min(width, 64))
+        count = math.ceil(nodes / width)
+        if width % chunk_nodes:  # tiles of equal width where no chunk border asks for another
+            width = -(-math.ceil(nodes / count) // 64) * 64
+    tiles = tuple(slice(at, min(nodes, at + width)) for at in range(0, nodes, width))
+    row = int(width * itemsize * copies + aside)
+    room = min(LARGEST_BLOCK, max(share // workers, 1))
+    rows = max(1, min(samples, room // max(row, 1)))
+    if both <= rows:
+        rows = rows // both * both
+    elif chunk_rows > 1:
+        # Whole chunks are read once; a chunk taller than the room is read in a buffer of its own.
+        rows = rows // chunk_rows * chunk_rows or min(rows, chunk_rows)
+    need = int(width * per_node) + workers * rows * row
+    if need > usable:
+        raise InputError(
+            f"layer {layer.name}: {human(need)} are needed beside the state and {human(usable)} are left; "
+            "give more memory or fewer threads."
+        )
+    per_segment = max(rows * workers, int(SEGMENT // max(width * itemsize, 1)) // rows * rows)
+    segments = tuple(slice(at, min(samples, at + per_segment)) for at in range(0, samples, per_segment))
+    return LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), rows, segments), need
+
+
+def plan(
+    kind: str,
+    activations: Any,
+    background: Any = None,
+    *,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> Plan:
+    """What `hpv.fit` (``kind="fit"``) or `hpv.score` (``kind="score"``, with the background) would read and need.
+
+    ``options`` are those of `hpv.fit` or `hpv.score`. Opens the activations, but reads none of their values.
+
+    >>> import numpy as np, hpv
+    >>> hpv.plan("fit", np.zeros((1000, 20), np.float32), memory="1GiB", threads=1).bytes_read
+    160000
+    """
+    if kind == "fit":
+        from hpv.fitting import prepare_fit
+
+        return prepare_fit(activations, memory=memory, threads=threads, **options).plan
+    if kind == "score":
+        from hpv.scoring import prepare_score
+
+        return prepare_score(background, activations, memory=memory, threads=threads, **options).plan
+    raise InputError(f"plan of {kind!r}: give 'fit' or 'score'.")

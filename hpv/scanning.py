@@ -1,0 +1,263 @@
+"""Subset scanning: from p-value ranges to a score per sample, by tallies of nodes over levels of significance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from hpv.background import Background, ClosedLayer
+from hpv.errors import InputError
+from hpv.pvalues import check_tail, range_tables
+
+STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
+FORMS = ("subset", "whole")
+AGAINST = ("own", "lowest", "pooled")
+GRID = 255
+"""Thresholds of a grid."""
+POOLED = -1
+"""Stands for the class where the pooled counts answered."""
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What is asked of every sample; spec section 5."""
+
+    statistics: tuple[str, ...] = ("berk_jones",)
+    tails: tuple[str, ...] = ("two-sided",)
+    forms: tuple[str, ...] = ("subset",)
+    alphas: str = "grid"
+    """``grid``: 255 thresholds in geometric progression; ``all``: every distinct pmax."""
+    alpha_max: float = 0.5
+    against: str = "pooled"
+
+    def __post_init__(self) -> None:
+        for name, known in (("statistics", STATISTICS), ("forms", FORMS)):
+            wrong = [value for value in getattr(self, name) if value not in known]
+            if wrong or not getattr(self, name):
+                raise InputError(f"{name[:-1]}={wrong[0] if wrong else None!r}: give one of {', '.join(known)}.")
+        if not self.tails:
+            raise InputError("tail=None: give one of right, left, two-sided.")
+        for tail in self.tails:
+            check_tail(tail)
+        if self.alphas not in ("grid", "all"):
+            raise InputError(f"alphas={self.alphas!r}: give 'grid' or 'all'.")
+        if not isinstance(self.alpha_max, int | float | np.floating) or not 0 < self.alpha_max <= 1:
+            raise InputError(f"alpha_max={self.alpha_max!r}: give a number above 0 and up to 1.")
+        if self.against not in AGAINST:
+            raise InputError(f"against={self.against!r}: give one of {', '.join(AGAINST)}.")
+
+    @property
+    def kinds(self) -> list[tuple[str, str, str]]:
+        """Every (tail, form, statistic) asked for."""
+        return list(product(self.tails, self.forms, self.statistics))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer per sample (s,)."""
+
+    score: np.ndarray
+    """Scan score, float64; larger is more anomalous, 0 where no subset of the nodes is anomalous."""
+    alpha: np.ndarray
+    """Threshold where the score is reached, float64; NaN where the score is 0."""
+    size: np.ndarray
+    """Nodes with pmax <= alpha, int64."""
+    label: np.ndarray
+    """Class whose counts answered, int32; -1 for the pooled counts."""
+
+
+@dataclass(frozen=True)
+class ScanResult(Scored):
+    """The answer of `Background.scan`: ``score``, ``alpha``, ``size`` and ``label``, one per sample."""
+
+    _nodes: Callable[[int], dict[str, np.ndarray]] = field(repr=False)
+
+    def nodes(self, i: int) -> dict[str, np.ndarray]:
+        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
+        return self._nodes(i)
+
+
+def grid(largest: int, alpha_max: float) -> np.ndarray:
+    """255 thresholds in geometric progression from 1/(largest + 1), the smallest pmax there is, to ``alpha_max``.
+
+    pmax is rounded up to the next threshold, at most by the factor r = (alpha_max (largest + 1))^(1/254). So the score
+    never exceeds the exact one, and with k nodes in the exact subset and its threshold t it loses at most
+
+        Berk-Jones            k ln r
+        Higher Criticism      subset: sqrt(k (1-t)/t) - sqrt(k (1-rt)/(rt)); whole: the same of (k - N t)/sqrt(N t (1-t))
+        Kolmogorov-Smirnov    subset: sqrt(k) t (r-1); whole: sqrt(N) t (r-1)
+
+    where r t is not more than alpha_max.
+    """
+    first = min(1.0 / (largest + 1), alpha_max)
+    thresholds = first * (alpha_max / first) ** (np.arange(GRID) / (GRID - 1))
+    thresholds[-1] = alpha_max
+    return np.maximum.accumulate(np.minimum(thresholds, alpha_max))
+
+
+def level_table(pmax: np.ndarray, counted: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Level (groups, nodes, entries) of every code: the first threshold that is not below its pmax.
+
+    After the thresholds come two levels more: above all of them, and without a p-value (a missing value, or a node
+    that has counted nothing).
+    """
+    levels = np.searchsorted(thresholds, pmax, side="left")
+    levels[..., -1] = len(thresholds) + 1
+    levels[counted == 0] = len(thresholds) + 1
+    return levels.astype(np.uint16 if len(thresholds) + 2 <= 2**16 else np.int32)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What turns blocks of some nodes into codes and tallies."""
+
+    coder: Any
+    levels: dict[str, np.ndarray]
+    """Level tables by tail."""
+
+
+class Scanner:
+    """Scans against one background: holds thresholds, makes tables, adds tallies, turns them into scores."""
+
+    def __init__(self, background: Background, options: ScanOptions, backend: Any) -> None:
+        self.background = background
+        self.options = options
+        self.backend = backend
+        self.thresholds = self._thresholds()
+
+    def _thresholds(self) -> dict[str, np.ndarray]:
+        tails, alpha_max = self.options.tails, float(self.options.alpha_max)
+        if self.options.alphas == "grid":
+            # Pooled counts are the largest there are.
+            largest = max(
+                int((self.background.samples.sum() - state.missing.sum(axis=0)).max())
+                for state in self.background.layers.values()
+            )
+            return dict.fromkeys(tails, grid(largest, alpha_max))
+        found = {}
+        for tail in tails:
+            parts = [np.array([])]
+            for name, nodes in self._pieces():
+                closed = self.background.closed(name, nodes)
+                pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+                parts = [np.unique(np.concatenate([*parts, np.unique(pmax[pmax <= alpha_max])]))]
+            found[tail] = parts[0]
+        return found
+
+    def _pieces(self) -> list[tuple[str, slice]]:
+        """All nodes in pieces whose tables are small."""
+        step = 4096
+        return [
+            (name, slice(at, min(state.nodes, at + step)))
+            for name, state in self.background.layers.items()
+            for at in range(0, state.nodes, step)
+        ]
+
+    @property
+    def targets(self) -> list[int]:
+        """Groups that every sample is scored against; a sample's own one stands at place 0 unless ``lowest``."""
+        if self.options.against != "lowest":
+            return [0]
+        classes = self.background.classes
+        assert classes is not None
+        small = len(self.background.groups) < len(classes)
+        return ([0] if small else []) + [number + 1 for number in range(len(self.background.groups))]
+
+    def tables(self, layer: str, nodes: slice, form: Any) -> Tables:
+        """Tables of some nodes for values of a format."""
+        closed = self.background.closed(layer, nodes)
+        levels = {}
+        for tail in self.options.tails:
+            pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+            levels[tail] = level_table(pmax, closed.counted, self.thresholds[tail])
+        return Tables(self.backend.make_coder(closed.edges_for(form), form), levels)
+
+    def empty_tallies(self, samples: int) -> dict[str, np.ndarray]:
+        """Tallies (targets, samples, thresholds + 2) by tail."""
+        count = len(self.targets)
+        return {
+            tail: np.zeros((count, samples, len(thresholds) + 2), np.int32)
+            for tail, thresholds in self.thresholds.items()
+        }
+
+    def tally(
+        self, codes: np.ndarray, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]
+    ) -> None:
+        """Add a block of codes; ``group`` (s,) is used unless every sample is scored against all classes."""
+        rows = np.arange(len(codes))
+        for tail, levels in tables.levels.items():
+            for place, target in enumerate(self.targets):
+                chosen = np.full(len(codes), target) if self.options.against == "lowest" else group
+                self.backend.tally(codes, rows, chosen, levels, tallies[tail][place])
+
+    def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray) -> dict[tuple[str, str, str], Scored]:
+        """Scores of the samples of some tallies."""
+        return {kind: self._score(tallies[kind[0]], kind, group) for kind in self.options.kinds}
+
+    def _score(self, tally: np.ndarray, kind: tuple[str, str, str], group: np.ndarray) -> Scored:
+        tail, form, statistic = kind
+        results = [score_tallies(part, self.thresholds[tail], statistic, form) for part in tally]
+        if self.options.against != "lowest":
+            return Scored(*results[0], self.labels_of(group))
+        best = np.argmin([score for score, _, _ in results], axis=0)
+        every = np.arange(len(best))
+        score, alpha, size = (np.stack([result[part] for result in results])[best, every] for part in range(3))
+        return Scored(score, alpha, size, self.labels_of(np.array(self.targets)[best]))
+
+    def labels_of(self, group: np.ndarray) -> np.ndarray:
+        """The class label of every group."""
+        labels = [POOLED]
+        if self.background.classes is not None:
+            labels += [int(self.background.classes[c]) for c in self.background.groups]
+        return np.array(labels, np.int64)[group].astype(np.int32)
+
+
+def score_tallies(
+    tally: np.ndarray, thresholds: np.ndarray, statistic: str, form: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score, alpha and size (s,) of tallies (s, thresholds + 2); float64, the same for every backend."""
+    from hpv.kernels import tallying
+
+    samples = len(tally)
+    score, alpha, size = np.empty(samples), np.empty(samples), np.empty(samples, np.int64)
+    kind, shape = STATISTICS.index(statistic), FORMS.index(form)
+    tallying.score_tallies(tally, thresholds, kind, shape, score, alpha, size)
+    return score, alpha, size
+
+
+def scan_pvalues(
+    pmax: np.ndarray, statistic: str = "berk_jones", form: str = "subset", alpha_max: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score, alpha and size (s,) of given p-values (samples, nodes) at every distinct alpha; NaN is not counted.
+
+    >>> import numpy as np
+    >>> score, alpha, size = scan_pvalues(np.array([[0.01, 0.02, 0.9]]))
+    >>> float(alpha[0]), int(size[0])
+    (0.02, 2)
+    """
+    ScanOptions(statistics=(statistic,), forms=(form,), alpha_max=alpha_max)
+    pmax = np.asarray(pmax, dtype=np.float64)
+    if pmax.ndim != 2:
+        raise InputError(f"p-values of shape {pmax.shape}; give (samples, nodes).")
+    results = [_scan_row(row, statistic, form, alpha_max) for row in pmax]
+    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))  # type: ignore[return-value]
+
+
+def _scan_row(row: np.ndarray, statistic: str, form: str, alpha_max: float) -> Sequence[np.ndarray]:
+    thresholds, counts = np.unique(row[row <= alpha_max], return_counts=True)
+    counted = np.count_nonzero(~np.isnan(row))
+    tally = np.array([[*counts, counted - counts.sum(), len(row) - counted]], np.int32)
+    return score_tallies(tally, thresholds, statistic, form)
+
+
+def subset_nodes(closed: ClosedLayer, codes: np.ndarray, group: int, tail: str, alpha: float) -> np.ndarray:
+    """Indices of the nodes with pmax <= alpha, ascending, from one sample's codes (n,)."""
+    chosen = slice(group, group + 1)
+    pmax = range_tables(closed.survivors[chosen], closed.counted[chosen], tail)[1][0]
+    entry = np.minimum(codes.astype(np.intp), pmax.shape[1] - 1)
+    reached = pmax[np.arange(len(codes)), entry] <= alpha
+    return np.flatnonzero(reached & (entry < pmax.shape[1] - 1) & (closed.counted[group] > 0))

@@ -1,0 +1,251 @@
+"""The score store: scores of every sample, and on request codes and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpv import streaming
+from hpv.background import Background
+from hpv.errors import InputError
+from hpv.opening import check_fingerprint, digest, open_background
+from hpv.planning import kept_chunks
+from hpv.pvalues import outward, range_tables
+from hpv.scanning import Scored, subset_nodes
+from hpv.scoring import Results, Score, run_score
+from hpv.store import SCORES, STRINGS, Output, Store, StoredArray, escape, open_store
+
+SCORE_CHUNK = 65_536
+"""Samples per chunk of a score array."""
+COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
+
+
+class Scores:
+    """Scores of every sample, opened with `hpv.open` or returned by `hpv.score`."""
+
+    def __init__(self, store: Store, already_complete: bool = False) -> None:
+        self._store = store
+        self.already_complete = already_complete
+        """`hpv.score` found them complete and did nothing."""
+
+    @property
+    def path(self) -> str:
+        return self._store.path
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Background fingerprint, grid, settings and so on."""
+        return self._store.attributes
+
+    @property
+    def samples(self) -> int:
+        return int(self.attributes["samples"])
+
+    @property
+    def kinds(self) -> list[tuple[str, str, str]]:
+        """Every (tail, form, statistic) that was scored."""
+        return [(kind[0], kind[1], kind[2]) for kind in self.attributes["kinds"]]
+
+    @property
+    def layers(self) -> list[str]:
+        """Layers that were scanned, as one set of nodes."""
+        return list(self.attributes["layers"])
+
+    @property
+    def ids(self) -> list[str] | None:
+        """One string per sample, where the activations had them."""
+        return [str(one) for one in self._store.array("ids").read()] if "ids" in self._store else None
+
+    def get(self, tail: str, form: str, statistic: str) -> Scored:
+        """Score, alpha, size and label of every sample."""
+        self._check(tail, form, statistic)
+        return Scored(*(self.column(tail, form, statistic, name).read() for name in COLUMNS))
+
+    def column(self, tail: str, form: str, statistic: str, name: str) -> StoredArray:
+        """One of the arrays ``score``, ``alpha``, ``size`` and ``label``, to be read in parts."""
+        self._check(tail, form, statistic)
+        return self._store.array(_folder(tail, form, statistic) + name)
+
+    def codes(self, layer: str) -> StoredArray:
+        """Codes (samples, nodes) of a layer, to be read in parts; kept unless ``keep`` left them out."""
+        if layer not in self.layers:
+            raise InputError(f"{self.path}: no layer {layer}; it has {', '.join(self.layers)}.")
+        if f"codes/{escape(layer)}" not in self._store:
+            raise InputError(f"{self.path}: codes were not kept; score again with keep codes.")
+        return self._store.array(f"codes/{escape(layer)}")
+
+    def pvalues(self, layer: str, background: Background, tail: str, samples: slice = slice(None)) -> Any:
+        """P-value ranges (pmin, pmax) float64 of some samples from their codes: no activations are needed."""
+        self.check_background(background)
+        rows = range(*samples.indices(self.samples))
+        codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
+        closed = background.closed(layer)
+        group = self.group(background)[rows.start : rows.stop]
+        entry = np.minimum(codes.astype(np.intp), closed.edges.shape[1] + 1)
+        nodes = np.arange(closed.nodes)
+        return tuple(table[group[:, None], nodes, entry] for table in range_tables(closed.survivors, closed.counted, tail))
+
+    def nodes(
+        self, i: int, background: Background, tail: str, form: str, statistic: str
+    ) -> dict[str, np.ndarray]:
+        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
+        self.check_background(background)
+        i = range(self.samples)[i]
+        alpha, label = (self.column(tail, form, statistic, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label"))
+        group = int(background.group_of(np.array([label], np.int64))[0]) if label >= 0 else 0
+        row = (slice(i, i + 1), slice(None))
+        return {
+            name: subset_nodes(background.closed(name), self.codes(name).read(row)[0], group, tail, float(alpha))
+            for name in self.layers
+        }
+
+    def group(self, background: Background) -> np.ndarray:
+        """The group of the background that answered for every sample."""
+        if background.classes is None or self.attributes["against"] != "own":
+            return np.zeros(self.samples, np.int64)
+        return background.group_of(self._store.array("own").read().astype(np.int64))
+
+    def background(self, path: str | Path | None = None) -> Background:
+        """The background that the scores were made with, from where it was then or from ``path``."""
+        where = path or self.attributes.get("background_path")
+        if where is None:
+            raise InputError(f"{self.path}: its background was not a store; give the path of one.")
+        found = open_background(where)
+        self.check_background(found)
+        return found
+
+    def check_background(self, background: Background) -> None:
+        """Refuse another background than the one these scores were made with."""
+        check_fingerprint(background, self.attributes["background"], self.path)
+
+    def _check(self, tail: str, form: str, statistic: str) -> None:
+        if (tail, form, statistic) not in self.kinds:
+            known = "; ".join(" ".join(kind) for kind in self.kinds)
+            raise InputError(f"{self.path}: no scores of {tail} {form} {statistic}; it has {known}.")
+
+    def __repr__(self) -> str:
+        return f"<hpv.Scores of {self.samples:,} samples, {len(self.kinds)} kinds, in {self.path}>"
+
+
+def write_scores(
+    ready: Score, out: str | Path, keep: Sequence[str], overwrite: bool, progress: streaming.Progress,
+    background_path: str | Path | None = None,
+) -> Scores:  # fmt: skip
+    """Score into a store; an interrupted run is continued by the same call."""
+    with Output.begin(out, SCORES, _request(ready, keep), overwrite=overwrite) as output:
+        if not output.already_complete:
+            _Writer(output, ready, keep).run(progress)
+            output.finish(_attributes(ready, background_path))
+        done = output.already_complete
+    return Scores(open_store(out, SCORES), done)
+
+
+def _request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+    options = ready.options
+    request = {
+        "command": "score",
+        "background": ready.full.fingerprint,
+        "activations": ready.source.identity,
+        "layers": list(ready.pairs),
+        "statistics": list(options.statistics),
+        "tails": list(options.tails),
+        "forms": list(options.forms),
+        "alphas": options.alphas,
+        "alpha_max": float(options.alpha_max),
+        "against": options.against,
+        "keep": sorted(keep),
+    }
+    if options.against == "own":
+        request["labels"] = digest(ready.group)
+    return request
+
+
+def _attributes(ready: Score, background_path: str | Path | None) -> dict[str, Any]:
+    return {
+        "samples": ready.source.samples,
+        "kinds": [list(kind) for kind in ready.options.kinds],
+        "layers": list(ready.pairs),
+        "background": ready.full.fingerprint,
+        "background_path": None if background_path is None else str(Path(background_path).resolve()),
+        "against": ready.options.against,
+        "alphas": ready.options.alphas,
+        "alpha_max": float(ready.options.alpha_max),
+        "thresholds": {
+            tail: thresholds.tolist() for tail, thresholds in ready.scanner.thresholds.items()
+            if ready.options.alphas == "grid"
+        },
+        "origin": {key: ready.source.attributes[key] for key in ("model", "weights") if key in ready.source.attributes},
+    }  # fmt: skip
+
+
+class _Writer:
+    """Creates the arrays of a score store and fills them range by range."""
+
+    def __init__(self, output: Output, ready: Score, keep: Sequence[str]) -> None:
+        self.output = output
+        self.ready = ready
+        self.keep = set(keep)
+        samples = ready.source.samples
+        chunk = min(samples, SCORE_CHUNK)
+        for kind in ready.options.kinds:
+            for name, dtype in COLUMNS.items():
+                output.create(_folder(*kind) + name, (samples,), dtype, (chunk,), ["sample"])
+        if ready.options.against == "own":
+            output.create("own", (samples,), "i8", (chunk,), ["sample"])
+            output.write("own", None, _own_labels(ready))
+        if ready.source.ids is not None:
+            output.create("ids", (samples,), STRINGS, (chunk,), ["sample"])
+            output.write("ids", None, ready.source.ids)
+        for plan, name in zip(ready.plan.layers, ready.pairs, strict=True):
+            shape = (samples, plan.nodes)
+            names = ["sample", "node"]
+            chunks = kept_chunks(plan.nodes, samples)
+            if "codes" in self.keep:
+                output.create(f"codes/{escape(name)}", shape, "u1", chunks, names)
+            if "ranges" in self.keep:
+                for tail in ready.options.tails:
+                    for end in ("pmin", "pmax"):
+                        output.create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4", chunks, names)
+        self.tables = {}
+        if "ranges" in self.keep:
+            for name in ready.pairs:
+                closed = ready.background.closed(name)
+                for tail in ready.options.tails:
+                    self.tables[tail, name] = outward(*range_tables(closed.survivors, closed.counted, tail))
+
+    def run(self, progress: streaming.Progress) -> None:
+        """Score what is not scored yet."""
+        start = int(self.output.progress.get("samples", 0))
+        blocks = self.write_block if self.keep else None
+        run_score(self.ready, progress, self.write_scores, blocks, start)
+
+    def write_scores(self, samples: slice, results: Results) -> None:
+        """Keep the scores of a finished range; what was written before is then safe."""
+        for kind, scored in results.items():
+            for name in COLUMNS:
+                self.output.write(_folder(*kind) + name, (samples,), getattr(scored, name))
+        self.output.checkpoint({"samples": samples.stop})
+
+    def write_block(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
+        """Keep the codes of a block, and the ranges that follow from them."""
+        if "codes" in self.keep:
+            self.output.write(f"codes/{escape(layer)}", (samples, nodes), codes)
+        for (tail, name), tables in self.tables.items():
+            if name == layer:
+                part = tuple(np.ascontiguousarray(table[:, nodes]) for table in tables)
+                out = (np.empty(codes.shape, np.float32), np.empty(codes.shape, np.float32))
+                self.ready.scanner.backend.look_up_ranges(codes, group, part, out)
+                for end, values in zip(("pmin", "pmax"), out, strict=True):
+                    self.output.write(f"ranges/{tail}/{escape(layer)}/{end}", (samples, nodes), values)
+
+
+def _own_labels(ready: Score) -> np.ndarray:
+    return ready.scanner.labels_of(ready.group).astype(np.int64)
+
+
+def _folder(tail: str, form: str, statistic: str) -> str:
+    return f"scores/{tail}/{form}/{statistic}/"
+

@@ -1,0 +1,249 @@
+"""Scoring: walk activations block by block, encode, tally, score; for `Background.scan` and `hpv.score` alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpv import streaming
+from hpv.background import Background, check_layers
+from hpv.backends import get_backend
+from hpv.errors import HpvWarning, InputError
+from hpv.fitting import check_labels, read_block
+from hpv.planning import LayerPlan, Plan, plan_score
+from hpv.scanning import Scanner, ScanOptions, Scored, Tables
+from hpv.sources import Activations, open_activations
+
+if TYPE_CHECKING:
+    from hpv.scores import Scores
+
+CACHED_CODES = 256 * 1024
+"""Codes that are made before they are looked up: they stay in the processor's cache."""
+KEEP = ("codes", "ranges")
+
+Results = Mapping[tuple[str, str, str], Scored]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that is ready to run; nothing has been read."""
+
+    full: Background
+    """As it was given."""
+    background: Background
+    """Its layers that are scanned."""
+    source: Activations
+    pairs: dict[str, str]
+    """Layer of the activations for each layer of the background."""
+    options: ScanOptions
+    group: np.ndarray
+    """Group of every sample that its own class answers for."""
+    plan: Plan
+    scanner: Scanner
+
+
+def prepare_score(
+    background: Background,
+    activations: Any,
+    *,
+    statistics: Sequence[str] = ("berk_jones", "higher_criticism"),
+    tails: Sequence[str] = ("right", "left", "two-sided"),
+    forms: Sequence[str] = ("subset", "whole"),
+    alphas: str = "grid",
+    alpha_max: float = 0.5,
+    layers: Sequence[str] | None = None,
+    labels: Any = None,
+    against: str | None = None,
+    keep: Sequence[str] = ("codes",),
+    memory: int | str | None = None,
+    threads: int | None = None,
+    backend: str = "auto",
+) -> Score:
+    """Check every argument of `score` and plan it."""
+    if not isinstance(background, Background):
+        raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
+    if against is None:
+        against = "pooled" if background.classes is None else "own"
+    options = ScanOptions(tuple(statistics), tuple(tails), tuple(forms), alphas, alpha_max, against)
+    if background.classes is None and against != "pooled":
+        raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
+                         "against='pooled'.")  # fmt: skip
+    wrong = [what for what in keep if what not in KEEP]
+    if wrong:
+        raise InputError(f"keep={wrong[0]!r}: give codes, ranges, both or nothing.")
+    full = background
+    if layers is not None:
+        background = background.select([layers] if isinstance(layers, str) else list(layers))
+    source = open_activations(activations)
+    pairs = check_layers(background, source)
+    check_weights(background, source)
+    group = group_samples(background, source, labels, against)
+    scanner = Scanner(background, options, get_backend(backend))
+    levels = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2
+    plan = plan_score(
+        background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
+        kept=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
+        memory=memory, threads=threads, levels=levels, groups=len(scanner.targets),
+    )  # fmt: skip
+    return Score(full, background, source, pairs, options, group, plan, scanner)
+
+
+def check_weights(background: Background, source: Activations) -> None:
+    """Warn where activations come from other weights than the background's."""
+    ours, theirs = background.attributes.get("weights"), source.attributes.get("weights")
+    if ours and theirs and ours != theirs:
+        warnings.warn(
+            f"the activations come from a network with the weights {theirs[:12]}, the background from {ours[:12]}: "
+            "their p-values compare two networks. Capture both with the same weights.",
+            HpvWarning,
+            stacklevel=4,
+        )
+
+
+def group_samples(background: Background, source: Activations, labels: Any, against: str) -> np.ndarray:
+    """The group whose counts answer for every sample; zeros where the pooled ones do."""
+    if against != "own":
+        if labels is not None:
+            check_labels(labels, source.samples)
+        return np.zeros(source.samples, np.int64)
+    labels = source.labels if labels is None else labels
+    if labels is None:
+        raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest' or "
+                         "'pooled'.")  # fmt: skip
+    labels = check_labels(labels, source.samples)
+    unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
+    if unknown:
+        warnings.warn(
+            f"{unknown} of {len(labels)} samples have a label that the background was not fitted with: the pooled "
+            "counts answer for them.",
+            HpvWarning,
+            stacklevel=4,
+        )
+    return background.group_of(labels)
+
+
+def run_score(
+    ready: Score,
+    progress: streaming.Progress,
+    write: Callable[[slice, Results], None],
+    write_codes: Callable[[str, slice, slice, np.ndarray, np.ndarray], None] | None = None,
+    start: int = 0,
+) -> None:
+    """Score all samples from ``start`` on, a range after the other; results are handed to ``write`` in order.
+
+    ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
+    """
+    plans = dict(zip(ready.pairs, ready.plan.layers, strict=True))
+    progress.start("score", sum(plan.bytes_read for plan in plans.values()))
+    step = segment_length(ready)
+    tables = _Tables(ready, plans)
+    for segment in streaming.blocks(slice(start, ready.source.samples), step):
+        tallies = ready.scanner.empty_tallies(segment.stop - segment.start)
+        for name, plan in plans.items():
+            for tile in plan.tiles:
+                _tally_tile(ready, plan, name, tile, tables.get(name, tile), segment, tallies, progress, write_codes)
+        write(segment, ready.scanner.scores(tallies, ready.group[segment]))
+
+
+def segment_length(ready: Score) -> int:
+    """Samples that are scored between two times that results are written: as many as tallies fit for."""
+    row = sum(len(t) + 2 for t in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
+    block = max(plan.block for plan in ready.plan.layers)
+    room = max(ready.plan.memory // 8 // max(row, 1), 1)
+    return max(block * ready.plan.threads, room // block * block)
+
+
+class _Tables:
+    """Tables of tiles; kept where there is one tile per layer, else made anew for every range of samples."""
+
+    def __init__(self, ready: Score, plans: Mapping[str, LayerPlan]) -> None:
+        self.ready = ready
+        self.keep = all(len(plan.tiles) == 1 for plan in plans.values())
+        self.kept: dict[str, Tables] = {}
+
+    def get(self, name: str, tile: slice) -> Tables:
+        if name in self.kept:
+            return self.kept[name]
+        form = self.ready.source.layers[self.ready.pairs[name]].form
+        made = self.ready.scanner.tables(name, tile, form)
+        if self.keep:
+            self.kept[name] = made
+        return made
+
+
+def _tally_tile(
+    ready: Score,
+    plan: LayerPlan,
+    name: str,
+    tile: slice,
+    tables: Tables,
+    segment: slice,
+    tallies: Mapping[str, np.ndarray],
+    progress: streaming.Progress,
+    write_codes: Callable[[str, slice, slice, np.ndarray, np.ndarray], None] | None,
+) -> None:
+    """Add one tile of nodes to the tallies of a range of samples, by as many tasks as there are threads."""
+    layer = ready.source.layers[ready.pairs[name]]
+    buffers = streaming.Buffers()
+    nodes = tile.stop - tile.start
+    step = max(64, CACHED_CODES // nodes)
+
+    def task(rows: slice) -> None:
+        for part in streaming.blocks(rows, plan.block):
+            block = read_block(layer, part, tile, buffers)
+            codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
+            for piece in streaming.blocks(slice(0, part.stop - part.start), step):
+                ready.scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
+                at = slice(part.start + piece.start, part.start + piece.stop)
+                inside = slice(at.start - segment.start, at.stop - segment.start)
+                own = {tail: tally[:, inside] for tail, tally in tallies.items()}
+                ready.scanner.tally(codes[piece], ready.group[at], tables, own)
+            if write_codes is not None:
+                write_codes(name, part, tile, codes, ready.group[part])
+            progress.advance(block.bits.shape[0] * nodes * layer.form.key.itemsize)
+
+    streaming.run(task, streaming.split(segment, ready.plan.threads, plan.block), ready.plan.threads)
+
+
+def score(
+    background: Background,
+    activations: Any,
+    out: str | Path,
+    *,
+    statistics: Sequence[str] = ("berk_jones", "higher_criticism"),
+    tails: Sequence[str] = ("right", "left", "two-sided"),
+    forms: Sequence[str] = ("subset", "whole"),
+    alphas: str = "grid",
+    alpha_max: float = 0.5,
+    layers: Sequence[str] | None = None,
+    labels: Any = None,
+    against: str | None = None,
+    keep: Sequence[str] = ("codes",),
+    memory: int | str | None = None,
+    threads: int | None = None,
+    backend: str = "auto",
+    overwrite: bool = False,
+    progress: streaming.Progress | None = None,
+) -> Scores:
+    """Score every sample of the activations against a background and write a score store.
+
+    ``activations``, ``memory``, ``threads``: as for `hpv.fit`. ``statistics``, ``tails``, ``forms``: every combination
+    is scored; see `Background.scan`, also for ``alphas``, ``alpha_max``, ``layers``, ``labels`` and ``against``.
+    ``keep``: ``codes`` (a byte per value, from which ranges, other scans and subsets of nodes follow without the
+    activations), ``ranges`` (pmin and pmax, eight bytes per value and tail), or nothing.
+
+    An ``out`` that is complete and was made by the same call is opened as it is, an incomplete one is continued, any
+    other is refused unless ``overwrite``.
+    """
+    from hpv.scores import write_scores
+
+    ready = prepare_score(
+        background, activations, statistics=statistics, tails=tails, forms=forms, alphas=alphas, alpha_max=alpha_max,
+        layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
+    )  # fmt: skip
+    return write_scores(ready, out, tuple(keep), overwrite, progress or streaming.Quiet())

@@ -1,0 +1,184 @@
+"""What may be given as activations, all read the same way: blocks of samples and nodes of each layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpv.errors import InputError, StoreError
+from hpv.floats import BFLOAT16, float_format
+from hpv.layers import ArrayLayer, DaskLayer, Layer, StoredLayer, TensorLayer, absolute_path, numpy_of
+
+if TYPE_CHECKING:
+    from hpv.store import ActivationStore, StoredArray
+
+BARE = "activations"
+"""The layer name of an array that comes without one."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Layers with the same samples."""
+
+    layers: dict[str, Layer]
+    labels: np.ndarray | None
+    """One int64 per sample, where the source has them."""
+    ids: list[str] | None
+    """One string per sample, where the source has them."""
+    attributes: dict[str, Any]
+    """What an activation store says of its origin: ``model``, ``weights`` and so on."""
+    is_mapping: bool
+    """Several named layers were given, so answers per layer are mappings too."""
+
+    @property
+    def samples(self) -> int:
+        """Rows of every layer."""
+        return next(iter(self.layers.values())).shape[0]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Names the data in the request of an output: paths where there are any, shapes, dtypes."""
+        return {"layers": {name: layer.identity for name, layer in self.layers.items()}}
+
+
+def open_activations(source: Any) -> Activations:
+    """Open what is given as activations, without reading it.
+
+    ``source``: a numpy array, a torch tensor, a Dask array, a Zarr array or group (version 2 or 3), a path to an
+    ``.npy`` file or a Zarr store, an activation store of hpv, or a mapping from layer name to any of these. Arrays
+    have the samples along the first dimension; dimensions after the second are laid out in a row per sample (C
+    order), as flattening does. An array alone is the one layer ``activations``.
+
+    ``InputError`` names the layer that has no samples, no nodes, fewer than two dimensions, another number of samples
+    than the rest, or a dtype that is not a float; ``StoreError`` says what is wrong with a path.
+    """
+    if isinstance(source, Activations):
+        return source
+    if isinstance(source, Mapping):
+        return _checked(Activations(_from_mapping(source), None, None, {}, True))
+    opened = _open_store(source)
+    if opened is None:
+        return _checked(Activations({BARE: _open_array(BARE, source, BARE)}, None, None, {}, False))
+    return _checked(opened)
+
+
+def _from_mapping(source: Mapping[Any, Any]) -> dict[str, Layer]:
+    if not source:
+        raise InputError("activations: the mapping holds no layer; give at least one.")
+    layers = {}
+    for name, item in source.items():
+        if not isinstance(name, str):
+            raise InputError(f"activations: layer names are strings, not {name!r}.")
+        opened = _open_store(item)
+        if opened is None:
+            layers[name] = _open_array(name, item, f"layer {name}")
+            continue
+        if len(opened.layers) != 1:
+            raise InputError(
+                f"layer {name}: {os.fspath(item) if isinstance(item, (str, os.PathLike)) else 'the group'} holds "
+                f"{len(opened.layers)} layers ({_some(opened.layers)}); give the path of one of them."
+            )
+        (layers[name],) = opened.layers.values()
+        layers[name].name = name
+    return layers
+
+
+def _open_store(source: Any) -> Activations | None:
+    """Layers of a path or Zarr object; None for all other sources."""
+    is_path = isinstance(source, (str, os.PathLike))
+    if is_path and os.fspath(source).endswith(".npy") and not os.path.isdir(source):
+        return Activations({BARE: _map_file(os.fspath(source))}, None, None, {}, False)
+    if not is_path and not type(source).__module__.startswith("zarr."):
+        return None
+    from hpv.store import ActivationStore, StoredArray, zarr_layers
+
+    found = zarr_layers(source)
+    if isinstance(found, ActivationStore):
+        return _from_activation_store(found)
+    if isinstance(found, StoredArray):
+        return Activations({BARE: _stored(BARE, found)}, None, None, {}, False)
+    return Activations({name: _stored(name, array) for name, array in found.items()}, None, None, {}, True)
+
+
+def _from_activation_store(store: ActivationStore) -> Activations:
+    path = store.store.path
+    layers: dict[str, Layer] = {}
+    for entry in store.entries:
+        origin = f"{path}: layer {entry.name}"
+        note = {"path": absolute_path(path), "store": store.store.id}
+        layers[entry.name] = StoredLayer(entry.name, origin, store.layer(entry), entry.form, note)
+    return Activations(layers, store.labels(), store.ids(), store.store.attributes, True)
+
+
+def _stored(name: str, array: StoredArray) -> Layer:
+    marked = array.attributes.get("float_format")
+    form = BFLOAT16 if marked == BFLOAT16.name and array.dtype == BFLOAT16.storage else None
+    return StoredLayer(name, array.origin, array, form or float_format(array.dtype, _what(name, array.origin)))
+
+
+def _open_array(name: str, source: Any, origin: str) -> Layer:
+    """An array that is an object of this process."""
+    module = type(source).__module__.partition(".")[0]
+    if isinstance(source, np.ndarray):
+        form = float_format(source.dtype, origin)
+        return ArrayLayer(name, origin, _bits(source) if form is BFLOAT16 else source, form)
+    if module == "torch" or hasattr(source, "is_cuda"):
+        form = float_format(source.dtype, origin)
+        if str(source.layout) != "torch.strided":
+            raise InputError(f"{origin}: a tensor of layout {source.layout}; give a dense one (tensor.to_dense()).")
+        tensor = source.detach()
+        if tensor.device.type == "cpu":
+            return ArrayLayer(name, origin, numpy_of(tensor), form)
+        return TensorLayer(name, origin, tensor, form)
+    if module == "dask" and hasattr(source, "dask") and hasattr(source, "chunks"):
+        return DaskLayer(name, origin, source, float_format(source.dtype, origin))
+    raise InputError(
+        f"{origin}: a {type(source).__name__} cannot be read as activations; give a numpy, torch, Zarr or Dask array, "
+        f"the path of an .npy file or a Zarr store, or a mapping from layer name to any of these."
+    )
+
+
+def _map_file(path: str) -> Layer:
+    if not os.path.exists(path):
+        raise StoreError(f"{path} does not exist; check the path.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreError(f"{path} is not an .npy file that can be read: {error}") from error
+    entry = os.stat(path)
+    file = {"path": absolute_path(path), "bytes": entry.st_size, "modified": entry.st_mtime_ns}
+    return ArrayLayer(BARE, path, array, float_format(array.dtype, path), file)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The bits of a bfloat16 array of the package ml_dtypes."""
+    return array.view(np.uint16)
+
+
+def _checked(activations: Activations) -> Activations:
+    first, *others = activations.layers.values()
+    for layer in others:
+        if layer.shape[0] != first.shape[0]:
+            raise InputError(
+                f"layer {layer.name} has {layer.shape[0]} samples, layer {first.name} has {first.shape[0]}; "
+                f"give the same samples of every layer."
+            )
+    for what, values in (("labels", activations.labels), ("ids", activations.ids)):
+        if values is not None and len(values) != activations.samples:
+            raise InputError(
+                f"{first.origin}: there are {len(values)} {what} for {activations.samples} samples; give one for each."
+            )
+    return activations
+
+
+def _what(name: str, origin: str) -> str:
+    return origin if name == BARE else f"{origin}: layer {name}"
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")

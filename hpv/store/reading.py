@@ -1,0 +1,149 @@
+"""Stores that are complete: what kind they are, their attributes and arrays."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.errors import NodeNotFoundError
+
+from hpv.errors import StoreError
+from hpv.store.arrays import StoredArray
+
+ACTIVATIONS, BACKGROUND, SCORES = "hpv-activations", "hpv-background", "hpv-scores"
+VERSION = 1
+RESERVED = ("format", "version", "id", "complete", "request", "progress")
+"""Entries of the root's attributes that say what the store is; all others belong to its kind."""
+_NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
+
+
+class Store:
+    """A complete store that hpv wrote."""
+
+    def __init__(self, group: zarr.Group, path: str) -> None:
+        self._group = group
+        self._root: dict[str, Any] = dict(group.attrs)
+        self.path = path
+
+    @property
+    def kind(self) -> str:
+        """``hpv-activations``, ``hpv-background`` or ``hpv-scores``."""
+        return str(self._root["format"])
+
+    @property
+    def id(self) -> str:
+        """Drawn when the store was begun: another store at the same path has another."""
+        return str(self._root.get("id", ""))
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What the store was asked to hold."""
+        request: dict[str, Any] = self._root.get("request", {})
+        return request
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What its writer noted."""
+        return {name: value for name, value in self._root.items() if name not in RESERVED}
+
+    def names(self) -> list[str]:
+        """Paths of all arrays, sorted."""
+        return sorted(name for name, node in self._group.members(max_depth=None) if isinstance(node, zarr.Array))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._group
+
+    def array(self, name: str) -> StoredArray:
+        """The array at ``name``."""
+        try:
+            node = self._group[name]
+        except KeyError:
+            node = None
+        if not isinstance(node, zarr.Array):
+            names = self.names()
+            near = difflib.get_close_matches(name, names, 3, 0.4) or names[:10]
+            raise StoreError(f"{self.path}: there is no array {name}; there are {', '.join(near) or 'none at all'}.")
+        return StoredArray(node, f"{self.path}: array {name}", strict=True)
+
+
+def open_store(path: str | os.PathLike[str], kind: str | None = None) -> Store:
+    """Open a complete store of ``kind`` (default: any of hpv's); ``StoreError`` says what the path is instead."""
+    group = open_node(path)
+    header = dict(group.attrs) if isinstance(group, zarr.Group) else {}
+    check_header(header, os.fspath(path), kind)
+    assert isinstance(group, zarr.Group)
+    return Store(group, os.fspath(path))
+
+
+def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) -> None:
+    """Refuse what is not a complete store of ``kind`` in a version that this hpv reads."""
+    found = header.get("format")
+    if found not in _NAMES:
+        wanted = _NAMES.get(kind or "", "a store")
+        raise StoreError(f"{path} is a Zarr store, but not one of hpv's; give {wanted} that hpv wrote.")
+    version = header.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise StoreError(
+            f"{path} has version {version} of {found}, this hpv reads up to {VERSION}; install a newer one."
+        )
+    if kind is not None and found != kind:
+        raise StoreError(f"{path} is {_NAMES[str(found)]}; this needs {_NAMES[kind]}.")
+    if header.get("complete") is not True:
+        raise StoreError(f"{path} is incomplete: run the command that was writing it again, it continues.")
+
+
+def open_node(path: str | os.PathLike[str]) -> zarr.Array | zarr.Group:
+    """Whatever Zarr node is there; ``StoreError`` if there is none."""
+    text = os.fspath(path)
+    local = "://" not in text
+    if local and not os.path.exists(text):
+        near = difflib.get_close_matches(os.path.basename(text), _siblings(text), 3)
+        hint = f" Close to it there is {', '.join(near)}." if near else ""
+        raise StoreError(f"{text} does not exist; check the path.{hint}")
+    if local and os.path.isfile(text) and not text.endswith(".zip"):
+        raise StoreError(f"{text} is a file; give a Zarr store (a folder) or an .npy file.")
+    try:
+        return zarr.open(text, mode="r")
+    except NodeNotFoundError:
+        raise StoreError(f"{text} is not a Zarr store: it has no zarr.json, .zarray or .zgroup of its own.") from None
+    except PermissionError as error:
+        raise StoreError(f"{text} cannot be read: {error.strerror}; ask for the right to read it.") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StoreError(f"{text} is not a Zarr store that can be read: {error}") from error
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """Root attributes of a store of hpv, complete or not; None where nothing has been written yet.
+
+    ``StoreError`` for everything else that may be there.
+    """
+    if not folder.exists():
+        return None
+    foreign = StoreError(f"{folder} exists and is not a store of hpv; use another path, or remove it yourself first.")
+    if not folder.is_dir():
+        raise foreign
+    if all(name == LOCK or name.endswith(".partial") for name in os.listdir(folder)):
+        return None
+    try:
+        metadata = json.loads((folder / "zarr.json").read_bytes())
+        header = metadata["attributes"]
+        kind = header["format"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        raise foreign from None
+    if kind not in _NAMES:
+        raise foreign
+    return dict(header)
+
+
+LOCK = ".lock"
+"""The file that a writing run holds locked; a complete store has none."""
+
+
+def _siblings(path: str) -> list[str]:
+    folder = os.path.dirname(path) or "."
+    return os.listdir(folder) if os.path.isdir(folder) else []

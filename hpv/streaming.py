@@ -1,0 +1,81 @@
+"""Walking blocks: the only module that knows Dask. Tasks are big, states are added up where the data is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Progress(Protocol):
+    """Who is told how far the work is."""
+
+    def start(self, what: str, total: int) -> None:
+        """A part of the work begins: ``total`` bytes to read."""
+
+    def advance(self, done: int) -> None:
+        """So many more bytes are done; called from the threads that do them."""
+
+
+class Quiet:
+    """Nobody is told."""
+
+    def start(self, what: str, total: int) -> None:
+        pass
+
+    def advance(self, done: int) -> None:
+        pass
+
+
+def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
+    """``function`` of every item, on Dask's active scheduler (threads of this process where none is set), in order."""
+    import dask
+
+    if threads == 1 and dask.config.get("scheduler", None) is None and "distributed" not in _active():
+        return [function(item) for item in items]
+    # A task is a call without arguments: Dask then does not look through them for collections.
+    tasks = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
+    return list(dask.compute(*tasks, num_workers=threads))
+
+
+def _active() -> str:
+    """The module of the client that Dask would use."""
+    from dask.base import get_scheduler
+
+    scheduler = get_scheduler()
+    return getattr(getattr(scheduler, "__self__", None), "__module__", "") if scheduler else ""
+
+
+def split(rows: slice, parts: int, step: int) -> list[slice]:
+    """A range of samples in up to ``parts`` contiguous ranges that start at multiples of ``step`` from its start."""
+    steps = -(-(rows.stop - rows.start) // step)
+    parts = max(1, min(parts, steps))
+    borders = [rows.start + min(steps * i // parts * step, rows.stop - rows.start) for i in range(parts)] + [rows.stop]
+    return [slice(start, stop) for start, stop in zip(borders, borders[1:], strict=False) if start < stop]
+
+
+def blocks(rows: slice, step: int) -> Iterator[slice]:
+    """A range of samples in blocks of ``step``."""
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(rows.stop, start + step))
+
+
+class Buffers(threading.local):
+    """Memory that a thread reads its blocks into, again and again: fresh pages cost more than the work on them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[Any, Any] = {}
+
+    def get(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array of this shape; whatever the last one for this purpose held is lost."""
+        import numpy as np
+
+        size = int(np.prod(shape))
+        flat = self.arrays.get((purpose, np.dtype(dtype)))
+        if flat is None or flat.size < size:
+            flat = self.arrays[purpose, np.dtype(dtype)] = np.empty(size, dtype)
+        return flat[:size].reshape(shape)

@@ -1,0 +1,1 @@
+"""The compiled loops of hpv, on numpy arrays that the caller allocates; imported as ``hpv.kernels``."""

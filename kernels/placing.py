@@ -1,0 +1,277 @@
+"""Where the edges of a node go, from the ordered pilot keys of the node; and closing them with the node's extremes.
+
+Shapes: n = nodes, m = pilot samples, c = room for modal candidates, e = room for edges. Every row of ``ordered`` holds
+the NaN of its node first (their key is the lowest), then its ``counted[node]`` numbers in ascending order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpv.kernels.compiling import kernel
+
+# Measures this close to a target are equally near to it; the larger value wins.
+NEAR = 1e-12
+
+
+@kernel
+def run_end(ordered, start, stop):
+    """First place after ``start`` where another value stands, by galloping."""
+    value = ordered[start]
+    step = 1
+    low = start
+    while low + step < stop and ordered[low + step] == value:
+        low += step
+        step *= 2
+    high = min(low + step, stop)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if ordered[middle] == value:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@kernel
+def run_start(ordered, place, first):
+    """First place at or after ``first`` where the value at ``place`` stands."""
+    value = ordered[place]
+    low = first - 1
+    high = place
+    while high - low > 1:
+        middle = (low + high) // 2
+        if ordered[middle] == value:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@kernel
+def find_modal(ordered, counted, numerator, denominator, starts, stops, found):  # (n, m), (n,) -> (n, c), (n, c), (n,)
+    """Runs of values that make up more than ``numerator / denominator`` of their node; ascending."""
+    m = ordered.shape[1]
+    for node in range(ordered.shape[0]):
+        found[node] = 0
+        least = counted[node] * numerator // denominator + 1  # of equal values, to be more than the fraction
+        row = ordered[node]
+        first = m - counted[node]
+        place = first + least - 1  # a run of `least` values covers one of the places first - 1 + i * least
+        while place < m:
+            start = run_start(row, place, first)
+            stop = run_end(row, place, m)
+            if stop - start >= least:
+                starts[node, found[node]] = start
+                stops[node, found[node]] = stop
+                found[node] += 1
+            place += max(1, (stop - place + least - 1) // least) * least
+
+
+@kernel
+def _merge(ordinary, count, row, starts, modal, infinity, edges):
+    """Edges of one node: ordinary values and the pairs v, next(v) of the modal ones, ascending, each once."""
+    used = 0
+    i = 0
+    for c in range(modal + 1):
+        value = row[starts[c]] if c < modal else infinity
+        while i < count and (c == modal or ordinary[i] < value):
+            if used == 0 or ordinary[i] > edges[used - 1]:
+                edges[used] = ordinary[i]
+                used += 1
+            i += 1
+        if c == modal:
+            break
+        if used == 0 or value > edges[used - 1]:
+            edges[used] = value
+            used += 1
+        if value < infinity:  # there is no number above +inf
+            edges[used] = value + 1
+            used += 1
+    return used
+
+
+@kernel
+def place_by_measure(ordered, counted, starts, stops, found, measure, bins, most, infinity, edges):
+    # (n, m), (n,), (n, c), (n, c), (n,), (counted + 1,) -> (n, e)
+    """Modal pairs, and the order statistics that divide the rest of a measure into equal parts.
+
+    ``measure[r]`` is the measure of the r largest of ``counted`` values; all nodes here have the same count. Few
+    distinct values (at most ``bins``) become edges themselves.
+    """
+    m = ordered.shape[1]
+    chosen = np.empty(most + 1, ordered.dtype)
+    above = np.empty(starts.shape[1] + 1)  # measure inside the modal values from this one upwards
+    for node in range(ordered.shape[0]):
+        row = ordered[node]
+        modal = found[node]
+        room = most - 2 * modal
+        first = m - counted[node]
+        limit = min(bins, room)
+        count = 0
+        place = first
+        c = 0
+        while place < m and count <= limit:
+            stop = run_end(row, place, m)
+            if c < modal and starts[node, c] == place:
+                c += 1
+            else:
+                chosen[count] = row[place]
+                count += 1
+            place = stop
+        if count > limit:
+            above[modal] = 0.0
+            for c in range(modal - 1, -1, -1):
+                above[c] = above[c + 1] + measure[m - starts[node, c]] - measure[m - stops[node, c]]
+            parts = min(bins, room + 1)
+            count = _cut(row, first, starts[node], stops[node], modal, measure, above, parts, chosen)
+        _merge(chosen, count, row, starts[node], modal, infinity, edges[node])
+
+
+@kernel
+def _cut(row, first, starts, stops, modal, measure, above, parts, chosen):
+    """Ordinary values nearest to the targets, ascending; the number of them."""
+    m = row.size
+    count = 0
+    free = first  # the first place that may still be used
+    for part in range(parts - 1, 0, -1):
+        target = part * (1.0 - above[0]) / parts
+        # The last place whose rest measure (outside modal values, at or above it) still reaches the target.
+        low, high = first, m
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _rest(middle, m, starts, stops, modal, measure, above) >= target:
+                low = middle
+            else:
+                high = middle
+        below = run_start(row, low, first)
+        over = run_end(row, low, m)
+        for c in range(modal):  # the next ordinary values on both sides
+            if starts[c] == over:
+                over = stops[c]
+        for c in range(modal - 1, -1, -1):
+            if starts[c] == below:
+                below = run_start(row, below - 1, first) if below > first else -1
+        if over < m:
+            gap = target - _rest(over, m, starts, stops, modal, measure, above)
+            near = below < 0 or gap <= _rest(below, m, starts, stops, modal, measure, above) - target + NEAR
+            place = over if near else below
+        else:
+            place = below
+        place = max(place, free)
+        for c in range(modal):
+            if starts[c] == place:
+                place = stops[c]
+        if 0 <= place < m:
+            chosen[count] = row[place]
+            count += 1
+            free = run_end(row, place, m)
+    return count
+
+
+@kernel
+def _rest(place, m, starts, stops, modal, measure, above):
+    """Measure at or above a place, less what falls inside modal values there."""
+    rest = measure[m - place]
+    for c in range(modal):
+        if stops[c] <= place:
+            continue
+        if starts[c] >= place:
+            return rest - above[c]
+        return rest - above[c + 1] - (measure[m - place] - measure[m - stops[c]])
+    return rest
+
+
+@kernel
+def uniform_landmarks(ordered, counted, starts, stops, found, infinity, values, finite):
+    # (n, m), (n,), (n, c), (n, c), (n,) -> (n, 6), (n,)
+    """What the uniform rule needs of the finite values outside modal ones: their number, and six order statistics.
+
+    Lowest, highest, and the two neighbours of each quartile (place 25 % and 75 % of the way, and the next one).
+    """
+    m = ordered.shape[1]
+    places = np.empty(6, np.int64)
+    for node in range(ordered.shape[0]):
+        row = ordered[node]
+        first = m - counted[node]
+        last = m
+        while first < m and row[first] == -infinity:
+            first = run_end(row, first, m)
+        if last > first and row[last - 1] == infinity:
+            last = run_start(row, last - 1, first)
+        n = last - first
+        for c in range(found[node]):
+            n -= max(0, min(stops[node, c], last) - max(starts[node, c], first))
+        finite[node] = n
+        if n == 0:
+            continue
+        places[0], places[1] = 0, n - 1
+        places[2], places[4] = (n - 1) * 25 // 100, (n - 1) * 75 // 100
+        places[3], places[5] = min(places[2] + 1, n - 1), min(places[4] + 1, n - 1)
+        for k in range(6):
+            place = places[k] + first
+            for c in range(found[node]):
+                if first <= starts[node, c] <= place:
+                    place += stops[node, c] - starts[node, c]
+            values[node, k] = row[place]
+
+
+@kernel
+def unite(edges, ordered, starts, found, infinity, united):  # (n, e), (n, m), (n, c), (n,) -> (n, e')
+    """Ascending edges united with the modal pairs; ``united`` comes filled with the highest integer."""
+    for node in range(edges.shape[0]):
+        count = 0
+        while count < edges.shape[1] and edges[node, count] <= infinity:
+            count += 1
+        _merge(edges[node], count, ordered[node], starts[node], found[node], infinity, united[node])
+
+
+@kernel
+def close_edges(inner, survivors, counted, lowest, highest, infinity, edges, closed):
+    # (n, e), (c, n, e), (c, n), (n,), (n,) -> (n, e + 2), (c, n, e + 2)
+    """Add the outer edges: the smallest value, where all survive, and the next number above the largest, where none do.
+
+    ``edges`` comes filled with the highest integer and ``closed`` with 0, as it stays where a node has no value.
+    """
+    for node in range(inner.shape[0]):
+        if lowest[node] > highest[node]:
+            continue
+        low, high = lowest[node], highest[node] + 1
+        used = 0
+        k = 0
+        while True:
+            value = inner[node, k] if k < inner.shape[1] else infinity + 1
+            kept = k < inner.shape[1] and value <= infinity
+            smallest = min(value, low, high)
+            if smallest > infinity:
+                break
+            edges[node, used] = smallest
+            for group in range(closed.shape[0]):
+                if kept and value == smallest:
+                    closed[group, node, used] = survivors[group, node, k]
+                elif smallest == low:
+                    closed[group, node, used] = counted[group, node]
+            used += 1
+            if kept and value == smallest:
+                k += 1
+            if smallest == low:
+                low = infinity + 1
+            if smallest == high:
+                high = infinity + 1
+
+
+@kernel
+def gather_keys(bits, first, infinity, keys, at):  # (s, N) -> (n, m)
+    """Keys of the nodes ``first : first + n`` of a block, written to the columns ``at : at + s``, one row per node."""
+    samples = bits.shape[0]
+    nodes = keys.shape[0]
+    lowest = ~((np.int64(1) << (bits.itemsize * 8 - 1)) - 1)
+    size = 32  # a square that fits the nearest cache both ways
+    for j0 in range(0, nodes, size):
+        for i0 in range(0, samples, size):
+            for j in range(j0, min(nodes, j0 + size)):
+                for i in range(i0, min(samples, i0 + size)):
+                    value = np.int64(bits[i, first + j])
+                    magnitude = value & ~lowest
+                    key = magnitude if value >= 0 else -magnitude
+                    keys[j, at + i] = key if magnitude <= infinity else lowest

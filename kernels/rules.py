@@ -1,0 +1,29 @@
+"""The rules of hpv, each written once: plain functions that numpy, the compiled kernels and the tests all call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Kinds of integers that cross the border between Python and the kernels:
+#
+#   bits    the values themselves, viewed as signed integers of their width; what a block of activations becomes
+#   keys    integers in the order of the values (hpv/floats.py): lowest = NaN, highest = no such edge
+#   codes   uint8, number of edges e with value >= e: 0..254; MISSING_CODE for NaN
+#   counts  int32 within a block, int64 once added up
+MAX_EDGES = 254
+MISSING_CODE = 255
+
+
+def right_tail(at_or_above: Any, above: Any, counted: Any) -> tuple[Any, Any]:
+    """[pmin, pmax] of a value whose bin starts where `at_or_above` background samples remain and ends where `above` do."""
+    return above / (counted + 1), (at_or_above + 1) / (counted + 1)
+
+
+def left_tail(at_or_above: Any, above: Any, counted: Any) -> tuple[Any, Any]:
+    """The same for small values: at most ``counted - above`` samples are not larger, ``counted - at_or_above`` are smaller."""
+    return (counted - at_or_above) / (counted + 1), (counted - above + 1) / (counted + 1)
+
+
+def is_modal(count: Any, counted: Any, numerator: int, denominator: int) -> Any:
+    """A value is modal when it makes up more than ``numerator / denominator`` of the node's values; integers, strict."""
+    return denominator * count > numerator * counted

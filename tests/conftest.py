@@ -1,0 +1,21 @@
+"""One fresh cache of compiled kernels per test run, shared with the processes that tests start; hypothesis profiles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+from hypothesis import settings
+
+# Before anything imports numba: kernels of another run or another checkout must not answer.
+CACHE = tempfile.mkdtemp(prefix="hpv-numba-")
+os.environ["NUMBA_CACHE_DIR"] = CACHE
+
+settings.register_profile("default", deadline=None, max_examples=40, derandomize="CI" in os.environ)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""The rules that place edges, against the oracle; and the pilot."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hpv
+from hpv.floats import FLOAT64, from_keys, to_keys
+from hpv.kernels import placing
+from hpv.pilot import Rule, pilot_runs, pilot_size, propose
+from tests import naive
+from tests.strategies import as_floats, matrices, steps
+
+BINS = st.one_of(st.integers(1, 12), st.sampled_from([32, 100, 253, 254]))
+FRACTIONS = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), Fraction(1, 50), Fraction(1)])
+
+
+def ordered_keys(values, form):
+    keys = np.sort(to_keys(values, form).T, axis=1)
+    return np.ascontiguousarray(keys)
+
+
+@given(matrices(), BINS, st.sampled_from(["balanced", "quantile", "uniform"]), FRACTIONS, st.booleans())
+def test_edges_are_the_rules(activations, bins, binning, fraction, covers_all):
+    values, form = activations
+    next_up, round_up = steps(form)
+    proposed = propose(ordered_keys(values, form), form, Rule(bins, binning, fraction), covers_all)
+    for node in range(values.shape[1]):
+        expected = naive.inner_edges(
+            binning, as_floats(values[:, node], form), bins, fraction, covers_all, next_up, round_up
+        )
+        found = proposed[node][proposed[node] != form.unused]
+        assert as_floats(from_keys(found, form), form) == expected
+        assert (np.diff(found.astype(object)) > 0).all()
+
+
+@pytest.mark.parametrize("binning", ["balanced", "quantile", "uniform"])
+def test_edges_of_many_continuous_values(binning):
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(size=700), np.maximum(rng.normal(size=700), 0), rng.integers(0, 90, 700)], axis=1)
+    next_up, round_up = steps(FLOAT64)
+    for bins in (1, 2, 10, 32, 254):
+        proposed = propose(ordered_keys(values, FLOAT64), FLOAT64, Rule(bins, binning), False)
+        for node in range(3):
+            found = from_keys(proposed[node][proposed[node] != FLOAT64.unused], FLOAT64)
+            expected = naive.inner_edges(
+                binning, list(values[:, node]), bins, Fraction(1, 10), False, next_up, round_up
+            )
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("samples", "pilot", "size"),
+    [(0, "auto", 0), (1, "auto", 1), (4096, "auto", 4096), (20_000, "auto", 4096), (100_000, "auto", 6250),
+     (10**9, "auto", 16_384), (10**9, 1000, 1000), (50, 1000, 50), (5000, None, 5000)],
+)  # fmt: skip
+def test_pilot_size(samples, pilot, size):
+    assert pilot_size(samples, pilot) == size
+
+
+@given(st.integers(1, 10**7), st.one_of(st.none(), st.just("auto"), st.integers(1, 50_000)))
+def test_pilot_runs_are_apart_and_inside(samples, pilot):
+    runs = pilot_runs(samples, pilot)
+    assert runs[0].start == 0
+    assert all(before.stop <= after.start for before, after in zip(runs, runs[1:], strict=False))
+    covered = sum(run.stop - run.start for run in runs)
+    assert pilot_size(samples, pilot) <= covered
+    assert covered == samples or covered < pilot_size(samples, pilot) + 64
+    if len(runs) > 1 or covered == samples:
+        assert runs[-1].stop == samples
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"bins": 0}, {"bins": 255}, {"bins": 2.5}, {"bins": True}, {"binning": "even"}, {"modal_fraction": 0},
+     {"modal_fraction": "x"}, {"modal_fraction": 2}, {"pilot": 0}, {"pilot": "some"}, {"pilot": 1.5}],
+)  # fmt: skip
+def test_wrong_rules_are_refused(wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(hpv.InputError, match=f"{name}={value!r}"):
+        Rule(**wrong)
+
+
+@given(matrices())
+def test_gathered_keys(activations):
+    values, form = activations
+    values = np.ascontiguousarray(values)
+    keys = np.zeros((values.shape[1], len(values) + 3), form.key)
+    placing.gather_keys(values.view(form.key), 0, form.infinity, keys, 2)
+    np.testing.assert_array_equal(keys[:, 2:-1], to_keys(values, form).T)

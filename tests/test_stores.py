@@ -1,0 +1,205 @@
+"""Backgrounds and scores on disk: what is written is what was computed, and only what is complete opens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+import hpv
+from hpv import opening, scores, scoring, streaming
+from hpv.fitting import prepare_fit
+from hpv.floats import BFLOAT16
+from hpv.opening import fit_to_store, merge_to_store
+from hpv.store import save_activations
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(5)
+    first = np.maximum(rng.normal(size=(900, 40)), 0).astype(np.float32)
+    second = rng.normal(size=(900, 7)).astype(np.float64)
+    second[5, 3] = np.nan
+    second[7, 2] = np.inf
+    return {"relu/1": first, "head": second}
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(6).choice([0, 3, 9], 900, p=[0.6, 0.35, 0.05])
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+class StopAfter(streaming.Quiet):
+    """Stops after so many bytes."""
+
+    def __init__(self, limit):
+        self.left = limit
+
+    def advance(self, done):
+        self.left -= done
+        if self.left < 0:
+            raise Stop
+
+
+def test_background_survives_the_disk(tmp_path, data, labels):
+    background = hpv.fit(data, labels=labels)
+    background.save(tmp_path / "b")
+    again = hpv.open(tmp_path / "b")
+    assert again.fingerprint == background.fingerprint
+    assert again.rule == background.rule
+    np.testing.assert_array_equal(again.classes, [0, 3, 9])
+    for name in data:
+        np.testing.assert_array_equal(again.edges(name), background.edges(name))
+        np.testing.assert_array_equal(again.modal(name), background.modal(name))
+    result, other = (b.scan(data, labels=labels) for b in (background, again))
+    np.testing.assert_array_equal(result.score, other.score)
+
+
+def test_background_of_bfloat16_and_of_nothing(tmp_path):
+    values = np.arange(40, dtype=np.uint16).reshape(20, 2) + 0x3F80
+    values[:, 1] = 0x7FC0  # NaN alone
+    background = hpv.fit(torch.from_numpy(values.view(np.int16)).view(torch.bfloat16))
+    background.save(tmp_path / "b")
+    again = hpv.open(tmp_path / "b")
+    assert again.fingerprint == background.fingerprint
+    assert again.layers["activations"].form is BFLOAT16
+    low, high = again.pvalues(torch.ones(3, 2, dtype=torch.bfloat16), dtype="float64")
+    np.testing.assert_array_equal(low[:, 1], 0)
+    np.testing.assert_array_equal(high[:, 1], 1)
+
+
+def test_saving_twice(tmp_path, data):
+    background = hpv.fit(data)
+    background.save(tmp_path / "b")
+    background.save(tmp_path / "b")
+    other = hpv.fit(data, bins=5)
+    with pytest.raises(hpv.OutputExistsError, match="fingerprint"):
+        other.save(tmp_path / "b")
+    assert hpv.open(tmp_path / "b").fingerprint == background.fingerprint
+    other.save(tmp_path / "b", overwrite=True)
+    assert hpv.open(tmp_path / "b").fingerprint == other.fingerprint
+
+
+def test_changed_background_is_noticed(tmp_path, data):
+    hpv.fit(data).save(tmp_path / "b")
+    array = zarr.open_array(tmp_path / "b" / "layers" / "head" / "survivors", mode="r+")
+    array[0, 0, 0] = 5
+    with pytest.raises(hpv.DataError, match="fingerprint"):
+        hpv.open(tmp_path / "b")
+
+
+@pytest.mark.parametrize("after", [1000, 200_000, 260_000])
+def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
+    monkeypatch.setattr(opening, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.planning.SEGMENT", 4000)
+    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
+    ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
+    with pytest.raises(Stop):
+        fit_to_store(ready, tmp_path / "b", progress=StopAfter(after))
+    with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
+        hpv.open(tmp_path / "b")
+    with pytest.raises(hpv.OutputExistsError, match="bins"):
+        fit_to_store(prepare_fit(data, labels=labels, pilot=300, bins=9), tmp_path / "b")
+    background, before = fit_to_store(ready, tmp_path / "b")
+    assert not before
+    assert background.fingerprint == hpv.fit(data, labels=labels, pilot=300).fingerprint
+    assert hpv.open(tmp_path / "b").fingerprint == background.fingerprint
+    assert not (tmp_path / "b" / "progress").exists()
+    assert fit_to_store(ready, tmp_path / "b")[1]
+
+
+def test_merged_stores(tmp_path, data):
+    first = hpv.fit({name: x[:500] for name, x in data.items()})
+    first.save(tmp_path / "1")
+    hpv.fit({name: x[500:] for name, x in data.items()}, edges=first).save(tmp_path / "2")
+    merged, _ = merge_to_store([tmp_path / "2", tmp_path / "1"], tmp_path / "both")
+    assert merged.fingerprint == hpv.fit(data, edges=first).fingerprint
+    assert hpv.open(tmp_path / "both").fingerprint == merged.fingerprint
+    assert merge_to_store([tmp_path / "1", tmp_path / "2"], tmp_path / "both")[1]
+
+
+@pytest.mark.parametrize("against", ["own", "lowest", "pooled"])
+@pytest.mark.parametrize("alphas", ["grid", "all"])
+def test_scores_are_those_of_scan(tmp_path, data, labels, against, alphas):
+    background = hpv.fit(data, labels=labels)
+    found = hpv.score(background, data, tmp_path / "s", labels=labels, against=against, alphas=alphas, keep=("codes", "ranges"))
+    codes = background.encode(data)
+    for tail, form, statistic in found.kinds:
+        result = background.scan(data, statistic=statistic, tail=tail, form=form, labels=labels, against=against, alphas=alphas)
+        scored = found.get(tail, form, statistic)
+        for name in ("score", "alpha", "size", "label"):
+            np.testing.assert_array_equal(getattr(scored, name), getattr(result, name))
+        chosen = int(result.score.argmax())
+        nodes = found.nodes(chosen, background, tail, form, statistic)
+        expected = result.nodes(chosen)
+        assert sum(len(part) for part in nodes.values()) == result.size[chosen]
+        for name in data:
+            np.testing.assert_array_equal(nodes[name], expected[name])
+    for name in data:
+        np.testing.assert_array_equal(found.codes(name).read(), codes[name])
+    if against == "own":
+        exact = background.pvalues(data, tail="left", dtype="float64", labels=labels)["head"]
+        for end, values in zip(found.pvalues("head", background, "left"), exact, strict=True):
+            np.testing.assert_array_equal(end, values)
+        rounded = background.pvalues(data, tail="left", labels=labels)["head"]
+        stored = [found._store.array(f"ranges/left/head/{end}").read() for end in ("pmin", "pmax")]
+        np.testing.assert_array_equal(stored, rounded)
+
+
+def test_score_continues_where_it_stopped(tmp_path, data, monkeypatch):
+    background = hpv.fit(data)
+    monkeypatch.setattr(scoring, "segment_length", lambda ready: 128)
+    ready = scoring.prepare_score(background, data, threads=1)
+    with pytest.raises(Stop):
+        scores.write_scores(ready, tmp_path / "s", ("codes",), False, StopAfter(100_000))
+    with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
+        hpv.open(tmp_path / "s")
+    found = scores.write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+    assert not found.already_complete
+    whole = hpv.score(background, data, tmp_path / "other", threads=2)
+    for kind in whole.kinds:
+        for name in ("score", "alpha", "size", "label"):
+            np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(whole.get(*kind), name))
+    np.testing.assert_array_equal(found.codes("head").read(), whole.codes("head").read())
+    assert hpv.score(background, data, tmp_path / "s").already_complete
+
+
+def test_another_background_is_refused(tmp_path, data):
+    background = hpv.fit(data)
+    found = hpv.score(background, data, tmp_path / "s")
+    with pytest.raises(hpv.InputError, match="another background"):
+        found.nodes(0, hpv.fit(data, bins=4), *found.kinds[0])
+    with pytest.raises(hpv.OutputExistsError, match="background"):
+        hpv.score(hpv.fit(data, bins=4), data, tmp_path / "s")
+    with pytest.raises(hpv.InputError, match="no scores of"):
+        found.get("right", "subset", "kolmogorov_smirnov")
+
+
+def test_ids_and_labels_travel(tmp_path, data, labels):
+    ids = [f"image-{i:03}" for i in range(900)]
+    save_activations(tmp_path / "a", data, labels=labels, ids=ids)
+    background = hpv.fit(tmp_path / "a", by_class=True)
+    assert background.fingerprint == hpv.fit(data, labels=labels).fingerprint
+    found = hpv.score(background, tmp_path / "a", tmp_path / "s")
+    assert found.ids == ids
+    result = background.scan(data, labels=labels)
+    np.testing.assert_array_equal(found.get("two-sided", "subset", "berk_jones").score, result.score)
+
+
+def test_missing_and_corrupt_chunks_are_named(tmp_path, data):
+    save_activations(tmp_path / "a", data)
+    chunks = sorted(path for path in (tmp_path / "a" / "layers").rglob("c/*") if path.is_file() or path.is_dir())
+    target = next(path for path in chunks[0].rglob("*") if path.is_file()) if chunks[0].is_dir() else chunks[0]
+    content = bytearray(target.read_bytes())
+    content[100] ^= 1
+    target.write_bytes(content)
+    with pytest.raises(hpv.DataError, match="chunk"):
+        hpv.fit(tmp_path / "a")
+    target.unlink()
+    with pytest.raises(hpv.DataError, match="missing"):
+        hpv.fit(tmp_path / "a")
