@@ -226,8 +226,9 @@ class Background:
     def quantile(self, q: float | Sequence[float]) -> Any:
         """Bounds (low, high) of the q-quantile of every node, from its survivors.
 
-        The value with rank ceil(q M) (the smallest one for q = 0) lies in low <= value <= high. Returns a pair of
-        float64 arrays (nodes,), or (len(q), nodes), or a mapping from layer to such pairs if there are several
+        The value with rank ceil(q M) (the smallest one for q = 0) lies in low <= value <= high; values of a wider
+        float type that were counted at this background's edges are taken as rounded down to its type. Returns a pair
+        of float64 arrays (nodes,), or (len(q), nodes), or a mapping from layer to such pairs if there are several
         layers; NaN where a node has no value.
         """
         from hpv import querying

@@ -14,12 +14,9 @@ from hpv.background import Background, LayerState, count_dtype, layer_edges
 from hpv.backends import Backend, get_backend
 from hpv.errors import DataError, InputError
 from hpv.floats import convert_keys
-from hpv.pilot import Edges, LayerEdges, Rule, check_edges, propose, trim
+from hpv.pilot import Edges, LayerEdges, Rule, check_edges, propose
 from hpv.planning import LayerPlan, Plan, plan_fit
 from hpv.sources import Activations, Layer, open_activations
-
-SORT_NODES = 256
-"""Nodes whose pilot is sorted at once: their keys stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -244,42 +241,36 @@ def _propose_tile(
     layer: Layer, plan: LayerPlan, tile: slice, ready: Fit, progress: streaming.Progress
 ) -> np.ndarray:
     """Read the pilot of some nodes in one walk, and find their edges."""
-    from hpv.kernels.placing import gather_keys
+    from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
 
-    nodes, form, rule = tile.stop - tile.start, layer.form, ready.rule
+    nodes, form, rule, threads = tile.stop - tile.start, layer.form, ready.rule, ready.plan.threads
     assert rule is not None
     total = sum(run.stop - run.start for run in plan.pilot)
-    keys = np.empty((nodes, total), form.key)
+    packed = np.full(room_for(nodes, total, form.key), form.missing, form.key)
     buffers = streaming.Buffers()
-    starts = np.cumsum([0, *(run.stop - run.start for run in plan.pilot)])
+    pieces = [part for run in plan.pilot for part in streaming.blocks(run, plan.block)]
+    starts = np.cumsum([0, *(part.stop - part.start for part in pieces)])
 
-    def read(runs: range) -> None:
-        for number in runs:
-            for rows in streaming.blocks(plan.pilot[number], plan.block):
-                block = read_block(layer, rows, tile, buffers)
-                at = int(starts[number]) + rows.start - plan.pilot[number].start
-                gather_keys(block.bits, block.first, form.infinity, keys, at)
-                progress.advance((rows.stop - rows.start) * nodes * form.key.itemsize)
+    def read(numbers: slice) -> None:
+        for number in range(numbers.start, numbers.stop):
+            block = read_block(layer, pieces[number], tile, buffers)
+            pack_keys(block.bits, block.first, nodes, form.infinity, packed, int(starts[number]))
+            progress.advance(len(block.bits) * nodes * form.key.itemsize)
 
-    def place(part: slice) -> np.ndarray:
-        ordered = keys[part]
-        ordered.sort(axis=1)
-        return propose(ordered, form, rule, total == layer.shape[0])
+    def place(blocks: slice) -> np.ndarray:
+        ordered = packed[blocks]
+        sort_lanes(ordered)
+        last = min(nodes, blocks.stop * packed.shape[2])
+        return propose(ordered, last - blocks.start * packed.shape[2], form, rule, total == layer.shape[0])
 
-    threads = ready.plan.threads
-    if len(plan.pilot) == 1:
-        read(range(1))
-    else:
-        numbers = streaming.split(slice(0, len(plan.pilot)), threads, 1)
-        streaming.run(lambda part: read(range(part.start, part.stop)), numbers, threads)
-    pieces = [slice(at, min(nodes, at + SORT_NODES)) for at in range(0, nodes, SORT_NODES)]
-    groups = streaming.split(slice(0, len(pieces)), threads, 1)
-    found = streaming.run(lambda group: [place(piece) for piece in pieces[group]], groups, threads)
-    parts = [part for group in found for part in group]
+    streaming.run(read, streaming.split(slice(0, len(pieces)), threads, 1), threads)
+    parts = streaming.run(place, streaming.split(slice(0, len(packed)), threads, 1), threads)
     edges = np.full((nodes, max(part.shape[1] for part in parts)), form.unused, form.key)
-    for piece, part in zip(pieces, parts, strict=True):
-        edges[piece, : part.shape[1]] = part
-    return trim(edges, form)
+    at = 0
+    for part in parts:
+        edges[at : at + len(part), : part.shape[1]] = part
+        at += len(part)
+    return edges
 
 
 @dataclass(frozen=True)

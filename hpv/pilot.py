@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hpv.errors import InputError
-from hpv.floats import FLOAT64, FloatFormat, convert_keys, from_keys, keys_as_float64, to_keys
+from hpv.floats import FLOAT64, FORMATS, FloatFormat, convert_keys, from_keys, keys_as_float64, to_keys
 
 RUN = 64
 """Consecutive samples of the pilot that are read together."""
@@ -122,32 +122,27 @@ def pilot_runs(samples: int, pilot: int | Literal["auto"] | None) -> list[slice]
     return [slice(start, start + RUN) for start in starts]
 
 
-def propose(ordered: np.ndarray, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
-    """Inner edge keys (nodes, edges) from pilot keys (nodes, samples), each row in ascending order."""
+def propose(ordered: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
+    """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), every lane in ascending order."""
     from hpv.kernels import placing
 
-    n, m = ordered.shape
-    counted = m - np.count_nonzero(ordered == form.missing, axis=1) if m else np.zeros(n, np.int64)
+    counted = np.empty(nodes, np.int64)
+    placing.count_numbers(ordered, form.missing, counted)
     fraction = rule.modal_fraction if covers_all else rule.modal_fraction / 2
     room = int(1 / fraction) + 1
-    starts, stops = np.zeros((n, room), np.int64), np.zeros((n, room), np.int64)
-    found = np.zeros(n, np.int64)
+    starts, stops = np.zeros((nodes, room), np.int64), np.zeros((nodes, room), np.int64)
+    found = np.zeros(nodes, np.int64)
     placing.find_modal(ordered, counted, fraction.numerator, fraction.denominator, starts, stops, found)
-    edges = np.full((n, MOST_INNER_EDGES), form.unused, form.key)
+    edges = np.full((nodes, MOST_INNER_EDGES), form.unused, form.key)
     if rule.binning == "uniform":
         inside = _uniform(ordered, counted, (starts, stops, found), form, int(rule.bins))
         placing.unite(inside, ordered, starts, found, form.infinity, edges)
     else:
         for size in np.unique(counted):
-            chosen = np.flatnonzero(counted == size)
-            measure = _measure(int(size), rule.binning)
-            whole = len(chosen) == n
-            part = [array if whole else array[chosen] for array in (ordered, counted, starts, stops, found, edges)]
             placing.place_by_measure(
-                *part[:5], measure, int(rule.bins), MOST_INNER_EDGES, form.infinity, part[5]
-            )
-            if not whole:
-                edges[chosen] = part[5]
+                ordered, np.flatnonzero(counted == size), counted, starts, stops, found,
+                _measure(int(size), rule.binning), int(rule.bins), MOST_INNER_EDGES, form.infinity, edges,
+            )  # fmt: skip
     return trim(edges, form)
 
 
@@ -178,7 +173,7 @@ def _uniform(
     """Edges of equal width between the lowest and highest finite value outside modal ones; arithmetic in float64."""
     from hpv.kernels import placing
 
-    n = len(ordered)
+    n = len(counted)
     landmarks = np.zeros((n, 6), form.key)
     finite = np.zeros(n, np.int64)
     placing.uniform_landmarks(ordered, counted, *modal, form.infinity, landmarks, finite)
@@ -224,22 +219,18 @@ def _quartile(start: np.ndarray, following: np.ndarray, finite: np.ndarray, perc
 
 
 def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.ndarray:
-    """Keys of edges that a caller gave as numbers: one ascending list for all nodes, or one row per node (NaN = none).
+    """Keys of edges that a caller gave as numbers: one list for all nodes, or one list or row per node (NaN = none).
 
     An edge between two numbers of the format moves up to the next one, which changes no comparison.
     """
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"edges of layer {layer}: dtype {array.dtype}; give numbers.")
-    array = array.astype(np.float64) if array.dtype.kind in "iu" else array
-    if array.ndim == 1:
-        array = np.broadcast_to(array, (nodes, len(array)))
-    if array.ndim != 2 or len(array) != nodes:
+    given, source = _numbers(values, layer)
+    if given.ndim == 1:
+        given = np.broadcast_to(given, (nodes, len(given)))
+    if given.ndim != 2 or len(given) != nodes:
         raise InputError(
-            f"edges of layer {layer}: shape {array.shape}; give one list for all, or one row for each of {nodes} nodes."
+            f"edges of layer {layer}: shape {given.shape}; give one list for all, or one list for each of {nodes} nodes."
         )
-    source = FLOAT64
-    keys = convert_keys(to_keys(array.astype(np.float64), source), source, form)
+    keys = convert_keys(to_keys(given, source), source, form)
     keys = np.where(keys == form.missing, form.key.type(form.unused), keys)
     keys.sort(axis=1)
     keys[:, 1:][keys[:, 1:] == keys[:, :-1]] = form.unused
@@ -248,6 +239,25 @@ def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.nd
     if keys.shape[1] > MOST_INNER_EDGES:
         raise InputError(f"edges of layer {layer}: {keys.shape[1]} per node; give at most {MOST_INNER_EDGES}.")
     return keys
+
+
+def _numbers(values: Any, layer: str) -> tuple[np.ndarray, FloatFormat]:
+    """Numbers as an array of one of the formats; lists of different lengths are filled up with NaN."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        rows = [np.asarray(row) for row in values]
+        if any(row.ndim != 1 for row in rows):
+            raise InputError(f"edges of layer {layer}: give one list of numbers for each node.") from None
+        kind = np.result_type(*rows, np.float16)
+        array = np.full((len(rows), max(len(row) for row in rows)), np.nan, kind)
+        for place, row in zip(array, rows, strict=True):
+            place[: len(row)] = row
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"edges of layer {layer}: dtype {array.dtype}; give numbers.")
+    # Floats of the formats stay as they are: a conversion by the processor may lose subnormals.
+    form = FORMATS.get(array.dtype.name, FLOAT64)
+    return array.astype(form.storage, copy=False), form
 
 
 def edges(

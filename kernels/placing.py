@@ -1,7 +1,8 @@
 """Where the edges of a node go, from the ordered pilot keys of the node; and closing them with the node's extremes.
 
-Shapes: n = nodes, m = pilot samples, c = room for modal candidates, e = room for edges. Every row of ``ordered`` holds
-the NaN of its node first (their key is the lowest), then its ``counted[node]`` numbers in ascending order.
+Shapes: n = nodes, b = blocks of l lanes (a node each), m = pilot samples, c = room for modal candidates, e = room for
+edges. ``ordered`` (b, m, l) holds in every lane the NaN of its node first (their key is the lowest), then its
+``counted[node]`` numbers in ascending order.
 """
 
 from __future__ import annotations
@@ -49,13 +50,37 @@ def run_start(ordered, place, first):
 
 
 @kernel
-def find_modal(ordered, counted, numerator, denominator, starts, stops, found):  # (n, m), (n,) -> (n, c), (n, c), (n,)
+def lane_of(ordered, node):
+    """The ordered keys (m,) of a node."""
+    lanes = ordered.shape[2]
+    return ordered[node // lanes, :, node % lanes]
+
+
+@kernel
+def count_numbers(ordered, missing, counted):  # (b, m, l) -> (n,)
+    """How many keys of every node are not NaN's."""
+    m = ordered.shape[1]
+    for node in range(counted.size):
+        row = lane_of(ordered, node)
+        low = -1
+        high = m
+        while high - low > 1:
+            middle = (low + high) // 2
+            if row[middle] == missing:
+                low = middle
+            else:
+                high = middle
+        counted[node] = m - high
+
+
+@kernel
+def find_modal(ordered, counted, numerator, denominator, starts, stops, found):  # (b, m, l), (n,) -> (n, c), (n, c), (n,)
     """Runs of values that make up more than ``numerator / denominator`` of their node; ascending."""
     m = ordered.shape[1]
-    for node in range(ordered.shape[0]):
+    for node in range(counted.size):
         found[node] = 0
         least = counted[node] * numerator // denominator + 1  # of equal values, to be more than the fraction
-        row = ordered[node]
+        row = lane_of(ordered, node)
         first = m - counted[node]
         place = first + least - 1  # a run of `least` values covers one of the places first - 1 + i * least
         while place < m:
@@ -92,18 +117,18 @@ def _merge(ordinary, count, row, starts, modal, infinity, edges):
 
 
 @kernel
-def place_by_measure(ordered, counted, starts, stops, found, measure, bins, most, infinity, edges):
-    # (n, m), (n,), (n, c), (n, c), (n,), (counted + 1,) -> (n, e)
+def place_by_measure(ordered, nodes, counted, starts, stops, found, measure, bins, most, infinity, edges):
+    # (b, m, l), (n',), (n,), (n, c), (n, c), (n,), (counted + 1,) -> (n, e)
     """Modal pairs, and the order statistics that divide the rest of a measure into equal parts.
 
-    ``measure[r]`` is the measure of the r largest of ``counted`` values; all nodes here have the same count. Few
+    ``measure[r]`` is the measure of the r largest of ``counted`` values; all chosen ``nodes`` have the same count. Few
     distinct values (at most ``bins``) become edges themselves.
     """
     m = ordered.shape[1]
     chosen = np.empty(most + 1, ordered.dtype)
     above = np.empty(starts.shape[1] + 1)  # measure inside the modal values from this one upwards
-    for node in range(ordered.shape[0]):
-        row = ordered[node]
+    for node in nodes:
+        row = lane_of(ordered, node)
         modal = found[node]
         room = most - 2 * modal
         first = m - counted[node]
@@ -184,15 +209,15 @@ def _rest(place, m, starts, stops, modal, measure, above):
 
 @kernel
 def uniform_landmarks(ordered, counted, starts, stops, found, infinity, values, finite):
-    # (n, m), (n,), (n, c), (n, c), (n,) -> (n, 6), (n,)
+    # (b, m, l), (n,), (n, c), (n, c), (n,) -> (n, 6), (n,)
     """What the uniform rule needs of the finite values outside modal ones: their number, and six order statistics.
 
     Lowest, highest, and the two neighbours of each quartile (place 25 % and 75 % of the way, and the next one).
     """
     m = ordered.shape[1]
     places = np.empty(6, np.int64)
-    for node in range(ordered.shape[0]):
-        row = ordered[node]
+    for node in range(counted.size):
+        row = lane_of(ordered, node)
         first = m - counted[node]
         last = m
         while first < m and row[first] == -infinity:
@@ -217,13 +242,13 @@ def uniform_landmarks(ordered, counted, starts, stops, found, infinity, values, 
 
 
 @kernel
-def unite(edges, ordered, starts, found, infinity, united):  # (n, e), (n, m), (n, c), (n,) -> (n, e')
+def unite(edges, ordered, starts, found, infinity, united):  # (n, e), (b, m, l), (n, c), (n,) -> (n, e')
     """Ascending edges united with the modal pairs; ``united`` comes filled with the highest integer."""
     for node in range(edges.shape[0]):
         count = 0
         while count < edges.shape[1] and edges[node, count] <= infinity:
             count += 1
-        _merge(edges[node], count, ordered[node], starts[node], found[node], infinity, united[node])
+        _merge(edges[node], count, lane_of(ordered, node), starts[node], found[node], infinity, united[node])
 
 
 @kernel
@@ -259,19 +284,3 @@ def close_edges(inner, survivors, counted, lowest, highest, infinity, edges, clo
             if smallest == high:
                 high = infinity + 1
 
-
-@kernel
-def gather_keys(bits, first, infinity, keys, at):  # (s, N) -> (n, m)
-    """Keys of the nodes ``first : first + n`` of a block, written to the columns ``at : at + s``, one row per node."""
-    samples = bits.shape[0]
-    nodes = keys.shape[0]
-    lowest = ~((np.int64(1) << (bits.itemsize * 8 - 1)) - 1)
-    size = 32  # a square that fits the nearest cache both ways
-    for j0 in range(0, nodes, size):
-        for i0 in range(0, samples, size):
-            for j in range(j0, min(nodes, j0 + size)):
-                for i in range(i0, min(samples, i0 + size)):
-                    value = np.int64(bits[i, first + j])
-                    magnitude = value & ~lowest
-                    key = magnitude if value >= 0 else -magnitude
-                    keys[j, at + i] = key if magnitude <= infinity else lowest

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import hpv
 from hpv.floats import FLOAT64, from_keys, to_keys
-from hpv.kernels import placing
+from hpv.kernels import sorting
 from hpv.pilot import Rule, pilot_runs, pilot_size, propose
 from tests import naive
 from tests.strategies import as_floats, matrices, steps
@@ -21,15 +21,18 @@ FRACTIONS = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), F
 
 
 def ordered_keys(values, form):
-    keys = np.sort(to_keys(values, form).T, axis=1)
-    return np.ascontiguousarray(keys)
+    packed = np.full(sorting.room_for(values.shape[1], len(values), form.key), form.missing, form.key)
+    bits = np.ascontiguousarray(values).view(form.key)
+    sorting.pack_keys(bits, 0, values.shape[1], form.infinity, packed, 0)
+    sorting.sort_lanes(packed)
+    return packed, values.shape[1]
 
 
 @given(matrices(), BINS, st.sampled_from(["balanced", "quantile", "uniform"]), FRACTIONS, st.booleans())
 def test_edges_are_the_rules(activations, bins, binning, fraction, covers_all):
     values, form = activations
     next_up, round_up = steps(form)
-    proposed = propose(ordered_keys(values, form), form, Rule(bins, binning, fraction), covers_all)
+    proposed = propose(*ordered_keys(values, form), form, Rule(bins, binning, fraction), covers_all)
     for node in range(values.shape[1]):
         expected = naive.inner_edges(
             binning, as_floats(values[:, node], form), bins, fraction, covers_all, next_up, round_up
@@ -45,7 +48,7 @@ def test_edges_of_many_continuous_values(binning):
     values = np.stack([rng.normal(size=700), np.maximum(rng.normal(size=700), 0), rng.integers(0, 90, 700)], axis=1)
     next_up, round_up = steps(FLOAT64)
     for bins in (1, 2, 10, 32, 254):
-        proposed = propose(ordered_keys(values, FLOAT64), FLOAT64, Rule(bins, binning), False)
+        proposed = propose(*ordered_keys(values, FLOAT64), FLOAT64, Rule(bins, binning), False)
         for node in range(3):
             found = from_keys(proposed[node][proposed[node] != FLOAT64.unused], FLOAT64)
             expected = naive.inner_edges(
@@ -86,10 +89,26 @@ def test_wrong_rules_are_refused(wrong):
         Rule(**wrong)
 
 
-@given(matrices())
-def test_gathered_keys(activations):
+@given(matrices(), st.integers(0, 3))
+def test_packed_and_sorted_keys(activations, first):
     values, form = activations
-    values = np.ascontiguousarray(values)
-    keys = np.zeros((values.shape[1], len(values) + 3), form.key)
-    placing.gather_keys(values.view(form.key), 0, form.infinity, keys, 2)
-    np.testing.assert_array_equal(keys[:, 2:-1], to_keys(values, form).T)
+    first = min(first, values.shape[1] - 1)
+    nodes = values.shape[1] - first
+    packed = np.full(sorting.room_for(nodes, len(values) + 5, form.key), form.missing, form.key)
+    bits = np.ascontiguousarray(values).view(form.key)
+    sorting.pack_keys(bits, first, nodes, form.infinity, packed, 2)
+    sorting.sort_lanes(packed)
+    blocks, m, lanes = packed.shape
+    keys = packed.transpose(0, 2, 1).reshape(blocks * lanes, m)
+    expected = np.sort(to_keys(values[:, first:], form).T, axis=1)
+    np.testing.assert_array_equal(keys[:nodes, m - len(values) :], expected)
+    assert (keys[:nodes, : m - len(values)] == form.missing).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("m", [16, 32, 256, 512, 1024, 8192])
+def test_sorting_network(dtype, m):
+    packed = np.random.default_rng(m).integers(-3000, 3000, (2, m, 64 // np.dtype(dtype).itemsize)).astype(dtype)
+    expected = np.sort(packed, axis=1)
+    sorting.sort_lanes(packed)
+    np.testing.assert_array_equal(packed, expected)

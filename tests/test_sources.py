@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -324,9 +326,6 @@ def test_tensors_and_dask_arrays_that_cannot_be_read_in_blocks() -> None:
 
 
 def test_in_memory_arrays_need_no_other_library() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, numpy, hpv.sources as s; s.open_activations(numpy.ones((2, 2))); " + (
         "print(sorted({'zarr', 'torch', 'dask'} & set(sys.modules)))"
     )

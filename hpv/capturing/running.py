@@ -102,7 +102,7 @@ def capture(
     if device is not None:
         model.to(device)
     with evaluating(model), Recorder(model, layers, reduce) as recorder:
-        run = _Run(model, recorder, labels)
+        run = _Run(model, recorder, labels, device)
         iterator = iter(batches)
         first_call = next((run.rule.arrange(batch) for batch in iterator), None)
         if first_call is None:
@@ -139,14 +139,17 @@ def capture(
 class _Run:
     """Forward passes of one capture."""
 
-    def __init__(self, model: torch.nn.Module, recorder: Recorder, labels: LabelSource) -> None:
+    def __init__(
+        self, model: torch.nn.Module, recorder: Recorder, labels: LabelSource, device: str | torch.device | None
+    ) -> None:
         self.rule = CallRule(model)
         self._model = model
         self._recorder = recorder
         self._labels = labels
         self._first: _Forward | None = None
         tensors = chain(model.parameters(), model.buffers())
-        self._device = next((tensor.device for tensor in tensors), None)
+        found = next((tensor.device for tensor in tensors), None)
+        self._device = found if device is None else torch.device(device)
 
     def forward(self, call: Call) -> _Forward:
         """Run one batch; the first one decides what the others must give."""

@@ -74,9 +74,9 @@ def run_seed(folder: Path, seed: int, console: Console) -> SeedResult:
     kinds = np.repeat(list(samples), [len(images) for images in samples.values()])
     ids = [f"{kind} {number}" for kind, images in samples.items() for number in range(len(images))]
     background_store, test_store = folder / "background-activations.zarr", folder / "test-activations.zarr"
-    options = {"layers": list(digits.LAYERS), "overwrite": True}
-    hpv.capture(model, digits.batches(data.background), background_store, **options)
-    hpv.capture(model, digits.batches(torch.cat(list(samples.values()))), test_store, ids=ids, **options)
+    tested = digits.batches(torch.cat(list(samples.values())))
+    hpv.capture(model, digits.batches(data.background), background_store, layers=digits.LAYERS, overwrite=True)
+    hpv.capture(model, tested, test_store, layers=digits.LAYERS, ids=ids, overwrite=True)
 
     scores = {
         "balanced": fit_and_score(folder, "balanced", {}),
@@ -92,8 +92,10 @@ def run_seed(folder: Path, seed: int, console: Console) -> SeedResult:
 
 def fit_and_score(folder: Path, name: str, options: dict[str, Any]) -> dict[comparison.Scan, np.ndarray]:
     """One fit with classes; scores against all classes together and against each sample's own."""
-    background = hpv.fit(folder / "background-activations.zarr", by_class=True, **options)
-    background.save(folder / f"{name}.zarr", overwrite=True)
+    path = folder / f"{name}.zarr"
+    hpv.fit(folder / "background-activations.zarr", by_class=True, **options).save(path, overwrite=True)
+    background = hpv.open(path)
+    assert isinstance(background, hpv.Background)
     found = {}
     for conditioning, against in AGAINST.items():
         scores = hpv.score(
@@ -108,7 +110,7 @@ def fit_and_score(folder: Path, name: str, options: dict[str, Any]) -> dict[comp
         )
         for scan in comparison.scans():
             if scan[0] == conditioning:
-                found[scan] = scores.score(tail=scan[1], statistic=scan[2], form=scan[3])
+                found[scan] = scores.get(tail=scan[1], form=scan[3], statistic=scan[2]).score
     return found
 
 

@@ -119,13 +119,14 @@ class Output:
 
         In a store that is continued an array that is there is kept, with its length along the first dimension.
         """
-        wanted = (tuple(shape)[1:], np.dtypes.StringDType() if dtype == STRINGS else np.dtype(dtype), tuple(chunks))
+        kind = np.dtypes.StringDType() if dtype == STRINGS else np.dtype(dtype)
+        wanted = (tuple(shape)[1:], str(kind), tuple(chunks))
         origin = f"{self.path}: array {name}"
         group = self._writer()
         with self._saving(name):
             if name in group:
                 array = open_writable(self._place, name, origin)
-                found = (array.shape[1:], array.dtype, array.chunks)
+                found = (array.shape[1:], str(array.dtype), array.chunks)
                 if found != wanted:
                     raise StoreError(
                         f"{origin} was begun with row shape, dtype and chunks {found}, this run has {wanted}; "

@@ -1,0 +1,9 @@
+"""``python -m hpv`` is ``hpv``."""
+
+from __future__ import annotations
+
+import sys
+
+from hpv.cli import main
+
+sys.exit(main())

@@ -1,0 +1,61 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from hpv.cli.app import command
+from hpv.cli.terminal import Terminal
+from hpv.errors import HpvError
+
+__all__ = ["main"]
+
+USAGE, BUG, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``hpv`` with these arguments (default: those of the process); the exit code.
+
+    0 done or already complete, 2 bad input or usage, 3 the data failed while running, 75 stopped early, 130
+    interrupted, 1 a bug.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    terminal = Terminal(as_json="--json" in given)
+    try:
+        with terminal.showing_warnings():
+            work = command().main(args=given, prog_name="hpv", standalone_mode=False)
+            if callable(work):
+                # Outside of the parser, which would make something else of an interrupt.
+                work(terminal)
+                return 0
+            return int(work or 0)
+    except HpvError as error:
+        return terminal.fail_with(error)
+    except KeyboardInterrupt:
+        terminal.fail("interrupted; the same command run again continues what it had written.", "KeyboardInterrupt")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has seen enough; Python would complain again when it flushes at exit.
+        sys.stdout = None
+        return BUG
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            return _fail_usage(terminal, error)
+        traceback.print_exc()
+        terminal.fail(f"this is a bug in hpv, please report it with the lines above: {error}", type(error).__name__)
+        return BUG
+
+
+def _fail_usage(terminal: Terminal, error: Any) -> int:
+    """A mistake in the arguments, as the parser words it."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() or "an argument is missing"
+    if context is not None:
+        if not context.args and type(error).__name__ == "NoArgsIsHelpError":
+            return USAGE
+        message = f"{message.rstrip('.')}. See {context.command_path} --help."
+    terminal.fail(message, "UsageError")
+    return USAGE

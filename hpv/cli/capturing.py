@@ -1,0 +1,135 @@
+"""``hpv capture``: finding the user's function, and running the model that it returns."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hpv.cli.terminal import Terminal
+from hpv.errors import DataError, HpvError, InputError
+
+
+def capture(
+    terminal: Terminal,
+    *,
+    function: str,
+    out: str,
+    layer: Sequence[str],
+    reduce: Sequence[str] | None,
+    labels: str,
+    device: str | None,
+    overwrite: bool,
+) -> None:
+    """Call the function, run its model on its batches, and say what was stored."""
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("hpv capture needs torch, which is not installed: pip install 'hpv[torch]'.")
+    options = {"layers": list(layer), "reduce": _reductions(reduce), "labels": None if labels == "none" else labels}
+    model, batches, ids = _call(function)
+    import hpv
+
+    def run() -> Any:
+        with terminal.meter("capture", unit="samples") as meter:
+            return hpv.capture(
+                model, batches, out, ids=ids, device=device, overwrite=overwrite, progress=meter.reach,
+                announce=lambda plan: terminal.say(str(plan)), **options,
+            )  # fmt: skip
+
+    captured = _blaming(f"{function}: its model or its batches", DataError, run)
+    document = {
+        "command": "capture",
+        "out": out,
+        "already_complete": captured.already_complete,
+        "samples": captured.samples,
+        "layers": [{"name": name, "nodes": nodes, "dtype": dtype} for name, (nodes, dtype) in captured.layers.items()],
+        "labels": captured.labels,
+    }
+    state = "was complete already: nothing to do" if captured.already_complete else "is complete"
+    layers = ", ".join(f"{name}: {nodes:,} nodes {dtype}" for name, (nodes, dtype) in captured.layers.items())
+    terminal.result(document, f"{out} {state}.", f"{captured.samples:,} samples; {layers}; labels: {captured.labels}",
+                    f"Next: hpv fit {out} -o BACKGROUND")  # fmt: skip
+
+
+def _reductions(values: Sequence[str] | None) -> str | dict[str, str]:
+    """One reduction for all layers, or some by pattern."""
+    if not values:
+        return "flatten"
+    if len(values) == 1 and "=" not in values[0]:
+        return values[0]
+    named = [value for value in values if "=" in value]
+    if len(named) < len(values):
+        raise InputError(f"--reduce {' '.join(values)}: give one for all layers, or PATTERN=REDUCTION for each.")
+    return dict(value.rsplit("=", 1) for value in named)  # type: ignore[misc]
+
+
+def _call(spec: str) -> tuple[Any, Iterable[Any], Iterable[str] | None]:
+    """Model, batches and ids that MODULE:FUNCTION gives."""
+    function = _find(spec)
+    given = _blaming(spec, InputError, function)
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise InputError(
+            f"{spec} returned {_article(given)}; let it return (model, batches), or (model, batches, ids)."
+        )
+    from torch.nn import Module
+
+    if not isinstance(given[0], Module):
+        raise InputError(f"{spec} returned {_article(given[0])} as its model; let it return a torch.nn.Module first.")
+    return given[0], given[1], given[2] if len(given) == 3 else None
+
+
+def _find(spec: str) -> Callable[[], Any]:
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise InputError(f"{spec}: give MODULE:FUNCTION, as in mynet:load for the function load of mynet.py.")
+    module = _load(place)
+    found = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"{place} has no {name}; it has {', '.join(known[:10]) or 'no function'}.")
+    if not callable(found):
+        raise InputError(f"{spec} is {_article(found)}; name a function.")
+    return found
+
+
+def _load(place: str) -> Any:
+    if place.endswith(".py"):
+        if not os.path.isfile(place):
+            raise InputError(f"{place} does not exist; check the path.")
+        # Its own neighbours can be imported, as when Python runs the file.
+        folder, place = os.path.dirname(os.path.abspath(place)), Path(place).stem
+    else:
+        folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    with suppress(ModuleNotFoundError, ValueError):
+        if importlib.util.find_spec(place) is not None:
+            return _blaming(place, InputError, lambda: importlib.import_module(place))
+    raise InputError(f"There is no module {place} here or among the installed ones; give MODULE:FUNCTION, or "
+                     "FILE.py:FUNCTION.")  # fmt: skip
+
+
+def _blaming(who: str, kind: type[HpvError], work: Callable[[], Any]) -> Any:
+    """The result of code that is the user's; what it raises is told in one message with its place."""
+    try:
+        return work()
+    except HpvError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if Path(last.filename).is_relative_to(Path(__file__).parents[1]):
+            raise  # a mistake of hpv, which needs the whole traceback
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise kind(f"{who} failed: {text} ({last.filename}, line {last.lineno}).") from error
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}" + (f" of {len(value)}" if isinstance(value, tuple) else "")

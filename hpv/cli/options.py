@@ -1,0 +1,79 @@
+"""The options of the command line, each with its unit and meaning; names are those of the Python parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Argument, Option
+
+Activations = Annotated[str, Argument(help="Activation store, Zarr array or group, or .npy file.", show_default=False)]
+BackgroundPath = Annotated[str, Argument(metavar="BACKGROUND", help="Made by hpv fit or merge.", show_default=False)]
+ScoresPath = Annotated[str, Argument(metavar="SCORES", help="Made by hpv score.", show_default=False)]
+
+# What every command has
+Json = Annotated[bool, Option("--json", help="One JSON document on stdout, errors as JSON on stderr.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is at the output, once the new one is complete.")]
+Memory = Annotated[
+    str | None,
+    Option("--memory", metavar="SIZE", help="Most to use above the imports, as 512MiB or 2GiB. "
+           "Default: a quarter of what is free."),
+]  # fmt: skip
+Threads = Annotated[int | None, Option("--threads", metavar="N", help="Default: all processors allowed.")]
+Backend = Annotated[str, Option("--backend", metavar="auto|cpu", help="What does the counting.")]
+
+# fit
+Bins = Annotated[int, Option("--bins", metavar="N", help="Ordinary bins per node, 1 to 254.")]
+Binning = Annotated[
+    str, Option("--binning", metavar="balanced|uniform|quantile", help="Where edges go; uniform is the paper's rule.")
+]
+ModalFraction = Annotated[
+    str, Option("--modal-fraction", metavar="SHARE", help="A value with more of its node gets a bin of its own.")
+]
+Pilot = Annotated[str, Option("--pilot", metavar="auto|all|N", help="Samples that edges are found by; counts use all.")]
+Edges = Annotated[
+    str | None, Option("--edges", metavar="BACKGROUND", help="Count at the edges of this background, to merge with it.")
+]
+ByClass = Annotated[bool, Option("--by-class", help="Counts for every class, by the labels of the activations.")]
+Labels = Annotated[
+    str | None,
+    Option("--labels", metavar="FILE", help="Other labels: .npy, or text with an integer per line and sample."),
+]
+MinClassSize = Annotated[
+    int, Option("--min-class-size", metavar="N", help="Classes with fewer samples use the counts of all.")
+]
+
+# score
+Tails = Annotated[
+    list[str] | None,
+    Option("--tail", metavar="TAIL", help="right, left, two-sided; again or with commas for several. Default: all."),
+]
+Statistics = Annotated[
+    list[str] | None,
+    Option("--statistic", metavar="NAME", help="berk_jones, higher_criticism, kolmogorov_smirnov. "
+           "Default: the first two."),
+]  # fmt: skip
+Forms = Annotated[
+    list[str] | None,
+    Option("--form", metavar="FORM", help="subset (the best nodes), whole (the sample). Default: both."),
+]
+Alphas = Annotated[str, Option("--alphas", metavar="grid|all", help="255 thresholds, or every p-value there is.")]
+AlphaMax = Annotated[float, Option("--alpha-max", metavar="ALPHA", help="Largest threshold, above 0 and up to 1.")]
+Layers = Annotated[
+    list[str] | None, Option("--layer", metavar="NAME", help="Scan this layer; again for more. Default: all.")
+]
+Against = Annotated[
+    str | None,
+    Option("--against", metavar="own|lowest|pooled", help="Class whose counts answer. Default: own where there are "
+           "classes."),
+]  # fmt: skip
+Keep = Annotated[
+    list[str] | None,
+    Option("--keep", metavar="WHAT", help="codes (1 byte per value), ranges (8 per tail), none. Default: codes."),
+]
+
+# top
+Tail = Annotated[str | None, Option("--tail", metavar="TAIL", help="Default: two-sided, or what there is.")]
+Form = Annotated[str | None, Option("--form", metavar="FORM", help="Default: subset, or what there is.")]
+Statistic = Annotated[
+    str | None, Option("--statistic", metavar="NAME", help="Default: higher_criticism, or what there is.")
+]
