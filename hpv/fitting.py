@@ -18,6 +18,9 @@ from hpv.pilot import Edges, LayerEdges, Rule, check_edges, propose
 from hpv.planning import LayerPlan, Plan, plan_fit
 from hpv.sources import Activations, Layer, open_activations
 
+SORTED_TOGETHER = 16
+"""Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -93,7 +96,8 @@ def prepare_fit(
 ) -> Fit:
     """Check every argument of `fit` and plan it."""
     rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
-    if isinstance(min_class_size, bool) or int(min_class_size) != min_class_size or min_class_size < 1:
+    whole = isinstance(min_class_size, int | np.integer) and not isinstance(min_class_size, bool)
+    if not whole or min_class_size < 1:
         raise InputError(f"min_class_size={min_class_size!r}: give a whole number from 1 on.")
     source = open_activations(activations)
     classes, group = _classes(source, by_class or labels is not None, labels)
@@ -257,14 +261,18 @@ def _propose_tile(
             pack_keys(block.bits, block.first, nodes, form.infinity, packed, int(starts[number]))
             progress.advance(len(block.bits) * nodes * form.key.itemsize)
 
-    def place(blocks: slice) -> np.ndarray:
-        ordered = packed[blocks]
-        sort_lanes(ordered)
-        last = min(nodes, blocks.stop * packed.shape[2])
-        return propose(ordered, last - blocks.start * packed.shape[2], form, rule, total == layer.shape[0])
+    def place(blocks: slice) -> list[np.ndarray]:
+        parts = []
+        for some in streaming.blocks(blocks, SORTED_TOGETHER):
+            sort_lanes(packed[some])
+            last = min(nodes, some.stop * packed.shape[2])
+            count = last - some.start * packed.shape[2]
+            parts.append(propose(packed[some], count, form, rule, total == layer.shape[0]))
+        return parts
 
     streaming.run(read, streaming.split(slice(0, len(pieces)), threads, 1), threads)
-    parts = streaming.run(place, streaming.split(slice(0, len(packed)), threads, 1), threads)
+    found = streaming.run(place, streaming.split(slice(0, len(packed)), threads, 1), threads)
+    parts = [part for several in found for part in several]
     edges = np.full((nodes, max(part.shape[1] for part in parts)), form.unused, form.key)
     at = 0
     for part in parts:

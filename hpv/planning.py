@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,10 @@ def bytes_of(memory: int | str | None) -> int:
             size = int(float(match[1]) * _UNITS[match[2].upper()])
         except (ValueError, KeyError):
             raise InputError(f"memory={memory!r}: give bytes, or text such as 512MiB or 2GB.") from None
-    else:
+    elif isinstance(memory, Real) and not isinstance(memory, bool) and math.isfinite(memory):
         size = int(memory)
+    else:
+        raise InputError(f"memory={memory!r}: give bytes, or text such as 512MiB or 2GB.")
     if size < 64 * MIB:
         raise InputError(f"memory={memory!r}: give at least 64MiB.")
     return size
@@ -82,7 +85,7 @@ def available_memory() -> int:
 def thread_count(threads: int | None) -> int:
     """``threads``, or the processors that this process may use (its affinity, or SLURM's allotment)."""
     if threads is not None:
-        if isinstance(threads, bool) or int(threads) != threads or threads < 1:
+        if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
             raise InputError(f"threads={threads!r}: give a whole number from 1 on.")
         return int(threads)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

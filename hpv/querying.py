@@ -12,7 +12,7 @@ from hpv import streaming
 from hpv.background import Background, check_layers
 from hpv.backends import get_backend
 from hpv.errors import InputError
-from hpv.fitting import check_labels, read_block
+from hpv.fitting import Block, check_labels, read_block
 from hpv.floats import keys_as_float64
 from hpv.planning import LARGEST_BLOCK, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
@@ -105,18 +105,23 @@ def scan(
     def nodes(i: int) -> dict[str, np.ndarray]:
         i = range(len(score))[i]
         group = 0 if groups is None or label[i] < 0 else int(groups[i])
-        found = {}
-        for name, theirs in ready.pairs.items():
-            layer = ready.source.layers[theirs]
-            closed = ready.background.closed(name)
+        found: dict[str, list[np.ndarray]] = {name: [] for name in ready.pairs}
+        blocks = {name: _row(ready.source.layers[theirs], i) for name, theirs in ready.pairs.items()}
+        for name, piece in ready.scanner.pieces():
+            value_form = ready.source.layers[ready.pairs[name]].form
+            closed = ready.background.closed(name, piece)
             codes = np.empty((1, closed.nodes), np.uint8)
-            block = read_block(layer, slice(i, i + 1), slice(0, closed.nodes), streaming.Buffers())
-            coder = ready.scanner.backend.make_coder(closed.edges_for(layer.form), layer.form)
-            ready.scanner.backend.encode(coder, block.bits, block.first, codes)
-            found[name] = subset_nodes(closed, codes[0], group, tail, alpha[i])
-        return found
+            coder = ready.scanner.backend.make_coder(closed.edges_for(value_form), value_form)
+            ready.scanner.backend.encode(coder, blocks[name].bits, blocks[name].first + piece.start, codes)
+            found[name].append(piece.start + subset_nodes(closed, codes[0], group, tail, alpha[i]))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
     return ScanResult(score, alpha, size, label, nodes)
+
+
+def _row(layer: Layer, i: int) -> Block:
+    """All nodes of one sample."""
+    return read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), streaming.Buffers())
 
 
 def quantile(background: Background, q: float | Sequence[float]) -> Any:

@@ -85,13 +85,12 @@ def grid(largest: int, alpha_max: float) -> np.ndarray:
     """255 thresholds in geometric progression from 1/(largest + 1), the smallest pmax there is, to ``alpha_max``.
 
     pmax is rounded up to the next threshold, at most by the factor r = (alpha_max (largest + 1))^(1/254). So the score
-    never exceeds the exact one, and with k nodes in the exact subset and its threshold t it loses at most
+    never exceeds the exact one. With k of N nodes at the exact threshold t, and u = min(r t, alpha_max), it loses at
+    most (n = k for the form ``subset``, n = N for ``whole``; a negative k - n u counts as 0)
 
-        Berk-Jones            k ln r
-        Higher Criticism      subset: sqrt(k (1-t)/t) - sqrt(k (1-rt)/(rt)); whole: the same of (k - N t)/sqrt(N t (1-t))
-        Kolmogorov-Smirnov    subset: sqrt(k) t (r-1); whole: sqrt(N) t (r-1)
-
-    where r t is not more than alpha_max.
+        Berk-Jones            k ln(u/t)
+        Higher Criticism      (k - n t) / sqrt(n t (1-t)) - (k - n u) / sqrt(n u (1-u))
+        Kolmogorov-Smirnov    sqrt(n) (u - t)
     """
     first = min(1.0 / (largest + 1), alpha_max)
     thresholds = first * (alpha_max / first) ** (np.arange(GRID) / (GRID - 1))
@@ -141,14 +140,14 @@ class Scanner:
         found = {}
         for tail in tails:
             parts = [np.array([])]
-            for name, nodes in self._pieces():
+            for name, nodes in self.pieces():
                 closed = self.background.closed(name, nodes)
                 pmax = range_tables(closed.survivors, closed.counted, tail)[1]
                 parts = [np.unique(np.concatenate([*parts, np.unique(pmax[pmax <= alpha_max])]))]
             found[tail] = parts[0]
         return found
 
-    def _pieces(self) -> list[tuple[str, slice]]:
+    def pieces(self) -> list[tuple[str, slice]]:
         """All nodes in pieces whose tables are small."""
         step = 4096
         return [
@@ -243,8 +242,11 @@ def scan_pvalues(
     pmax = np.asarray(pmax, dtype=np.float64)
     if pmax.ndim != 2:
         raise InputError(f"p-values of shape {pmax.shape}; give (samples, nodes).")
+    if ((pmax <= 0) | (pmax > 1)).any():
+        raise InputError(f"p-values from {np.nanmin(pmax)} to {np.nanmax(pmax)}; give numbers above 0 and up to 1.")
     results = [_scan_row(row, statistic, form, alpha_max) for row in pmax]
-    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))  # type: ignore[return-value]
+    empty = np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
+    return tuple(np.concatenate(parts) for parts in zip(empty, *results, strict=True))  # type: ignore[return-value]
 
 
 def _scan_row(row: np.ndarray, statistic: str, form: str, alpha_max: float) -> Sequence[np.ndarray]:

@@ -13,6 +13,8 @@ from hpv.kernels.compiling import kernel
 
 # Measures this close to a target are equally near to it; the larger value wins.
 NEAR = 1e-12
+# Steps of the table that finds the rank of a measure.
+INVERSE = 4096
 
 
 @kernel
@@ -126,6 +128,8 @@ def place_by_measure(ordered, nodes, counted, starts, stops, found, measure, bin
     """
     m = ordered.shape[1]
     chosen = np.empty(most + 1, ordered.dtype)
+    ranks = np.empty(INVERSE + 1, np.int64)
+    _invert(measure, ranks)
     above = np.empty(starts.shape[1] + 1)  # measure inside the modal values from this one upwards
     for node in nodes:
         row = lane_of(ordered, node)
@@ -149,40 +153,29 @@ def place_by_measure(ordered, nodes, counted, starts, stops, found, measure, bin
             for c in range(modal - 1, -1, -1):
                 above[c] = above[c + 1] + measure[m - starts[node, c]] - measure[m - stops[node, c]]
             parts = min(bins, room + 1)
-            count = _cut(row, first, starts[node], stops[node], modal, measure, above, parts, chosen)
+            count = _cut(row, first, starts[node], stops[node], modal, measure, ranks, above, parts, chosen)
         _merge(chosen, count, row, starts[node], modal, infinity, edges[node])
 
 
 @kernel
-def _cut(row, first, starts, stops, modal, measure, above, parts, chosen):
+def _invert(measure, ranks):
+    """ranks[t] = the least r with measure[r] >= t / (ranks.size - 1)."""
+    r = 0
+    for t in range(ranks.size):
+        while measure[r] * (ranks.size - 1) < t and r + 1 < measure.size:
+            r += 1
+        ranks[t] = r
+
+
+@kernel
+def _cut(row, first, starts, stops, modal, measure, ranks, above, parts, chosen):
     """Ordinary values nearest to the targets, ascending; the number of them."""
     m = row.size
     count = 0
     free = first  # the first place that may still be used
     for part in range(parts - 1, 0, -1):
         target = part * (1.0 - above[0]) / parts
-        # The last place whose rest measure (outside modal values, at or above it) still reaches the target.
-        low, high = first, m
-        while high - low > 1:
-            middle = (low + high) // 2
-            if _rest(middle, m, starts, stops, modal, measure, above) >= target:
-                low = middle
-            else:
-                high = middle
-        below = run_start(row, low, first)
-        over = run_end(row, low, m)
-        for c in range(modal):  # the next ordinary values on both sides
-            if starts[c] == over:
-                over = stops[c]
-        for c in range(modal - 1, -1, -1):
-            if starts[c] == below:
-                below = run_start(row, below - 1, first) if below > first else -1
-        if over < m:
-            gap = target - _rest(over, m, starts, stops, modal, measure, above)
-            near = below < 0 or gap <= _rest(below, m, starts, stops, modal, measure, above) - target + NEAR
-            place = over if near else below
-        else:
-            place = below
+        place = _nearest(row, first, starts, stops, modal, measure, ranks, above, target)
         place = max(place, free)
         for c in range(modal):
             if starts[c] == place:
@@ -195,16 +188,43 @@ def _cut(row, first, starts, stops, modal, measure, above, parts, chosen):
 
 
 @kernel
+def _nearest(row, first, starts, stops, modal, measure, ranks, above, target):
+    """Place of the ordinary value whose rest measure (outside modal values, at or above it) is nearest to the target."""
+    m = row.size
+    # The part of the row between two modal values where the rest measure passes the target.
+    c = modal - 1
+    while c >= 0 and measure[m - stops[c]] - above[c + 1] < target:
+        c -= 1
+    low = stops[c] if c >= 0 else first
+    high = starts[c + 1] if c + 1 < modal else m
+    # The last place there that still reaches it.
+    whole = target + above[c + 1]
+    r = ranks[int(whole * (ranks.size - 1))]
+    while r < m - first and measure[r] < whole:
+        r += 1
+    last = min(max(m - r, low), high - 1)
+    below = run_start(row, last, first)
+    over = run_end(row, last, m)
+    for c in range(modal):  # the next ordinary values on both sides
+        if starts[c] == over:
+            over = stops[c]
+    for c in range(modal - 1, -1, -1):
+        if starts[c] == below:
+            below = run_start(row, below - 1, first) if below > first else -1
+    if over >= m:
+        return below
+    gap = target - _rest(over, m, starts, stops, modal, measure, above)
+    near = below < 0 or gap <= _rest(below, m, starts, stops, modal, measure, above) - target + NEAR
+    return over if near else below
+
+
+@kernel
 def _rest(place, m, starts, stops, modal, measure, above):
-    """Measure at or above a place, less what falls inside modal values there."""
-    rest = measure[m - place]
+    """Measure at or above the place of an ordinary value, less what falls inside modal values there."""
     for c in range(modal):
-        if stops[c] <= place:
-            continue
         if starts[c] >= place:
-            return rest - above[c]
-        return rest - above[c + 1] - (measure[m - place] - measure[m - stops[c]])
-    return rest
+            return measure[m - place] - above[c]
+    return measure[m - place]
 
 
 @kernel

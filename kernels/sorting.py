@@ -21,6 +21,8 @@ from hpv.kernels.lanes import LANE_BYTES, ROWS, _address, _lanes_of, load_keys
 
 LEAST = 16
 """Vectors that are sorted in registers at once."""
+TOGETHER = 16
+"""Blocks that are filled side by side: more are too many places to write to."""
 NEAR = 256
 """Vectors that stay in the nearest cache."""
 
@@ -172,13 +174,14 @@ def pack_keys(bits, first, nodes, infinity, packed, at):  # (s, N) -> (b, m, l)
     """Keys of the nodes ``first : first + nodes`` of a block, written to the samples ``at : at + s``."""
     blocks, m, lanes = packed.shape
     rows = np.full(ROWS, -1, np.int64)
-    for i in range(0, bits.shape[0], ROWS):
-        height = min(ROWS, bits.shape[0] - i)
-        for q in range(ROWS):
-            rows[q] = i + q if q < height else -1
-        for b in range(blocks):
-            keys = load_keys(bits, rows, 0, first + b * lanes, nodes - b * lanes, infinity)
-            store_stack(packed, (b * m + at + i) * lanes, height, keys)
+    for b0 in range(0, blocks, TOGETHER):
+        for i in range(0, bits.shape[0], ROWS):
+            height = min(ROWS, bits.shape[0] - i)
+            for q in range(ROWS):
+                rows[q] = i + q if q < height else -1
+            for b in range(b0, min(blocks, b0 + TOGETHER)):
+                keys = load_keys(bits, rows, 0, first + b * lanes, nodes - b * lanes, infinity)
+                store_stack(packed, (b * m + at + i) * lanes, height, keys)
 
 
 @intrinsic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -35,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HpvError as error:
         return terminal.fail_with(error)
     except KeyboardInterrupt:
-        terminal.fail("interrupted; the same command run again continues what it had written.", "KeyboardInterrupt")
+        terminal.fail("interrupted; run the same command again to go on.", "KeyboardInterrupt")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout has seen enough; Python would complain again when it flushes at exit.
-        sys.stdout = None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BUG
     except Exception as error:
         if hasattr(error, "format_message"):
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail_usage(terminal: Terminal, error: Any) -> int:
     """A mistake in the arguments, as the parser words it."""
-    context = getattr(error, "ctx", None)
-    message = error.format_message() or "an argument is missing"
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        terminal.usage(message)
+        return USAGE
     if context is not None:
-        if not context.args and type(error).__name__ == "NoArgsIsHelpError":
-            return USAGE
         message = f"{message.rstrip('.')}. See {context.command_path} --help."
     terminal.fail(message, "UsageError")
     return USAGE

@@ -23,7 +23,7 @@ app = typer.Typer(
 )  # fmt: skip
 plan_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
-    help="Say what a fit or a score would read, write and need, without reading the data.",
+    help="Say what a fit or a score would read, write and need.",
 )  # fmt: skip
 app.add_typer(plan_app, name="plan")
 
@@ -111,7 +111,7 @@ def fit(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Represent background activations by a histogram per node, about 400 bytes each."""
+    """Fit a background: a histogram of every node, about 400 bytes."""
     return _work("running", "fit", locals())
 
 
@@ -124,7 +124,7 @@ def merge(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Add up backgrounds that were counted at the same edges (hpv fit --edges)."""
+    """Add up backgrounds with the same edges (see hpv fit --edges)."""
     return _work("running", "merge", locals())
 
 
@@ -148,7 +148,7 @@ def score(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Score every sample by how unusual its activations are; higher is more anomalous."""
+    """Score samples against a background; higher is more anomalous."""
     return _work("running", "score", locals())
 
 
@@ -208,7 +208,7 @@ def top(
     ] = None,
     json: o.Json = False,
 ) -> Work:
-    """Show the samples with the highest scores, and the nodes behind them."""
+    """Show the highest scores, and the nodes behind them."""
     return _work("showing", "top", locals())
 
 
@@ -217,7 +217,7 @@ def info(
     store: Annotated[str, Argument(metavar="STORE", help="Any store of hpv, Zarr or .npy.", show_default=False)],
     json: o.Json = False,
 ) -> Work:
-    """Say what a store holds, how large it is and where it comes from; also of an incomplete one."""
+    """Say what a store holds, also an incomplete one."""
     return _work("describing", "info", locals())
 
 
@@ -240,5 +240,5 @@ def demo(
     out: Annotated[str, Option("-o", "--out", metavar="FOLDER", help="Where its stores are left.")] = "hpv-demo",
     json: o.Json = False,
 ) -> Work:
-    """Find anomalies among handwritten digits: train, capture, fit, score and compare; about a minute per network."""
+    """Find anomalies among handwritten digits: the whole way in minutes."""
     return _work("running", "demo", locals())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -101,19 +100,31 @@ def _find(spec: str) -> Callable[[], Any]:
 
 def _load(place: str) -> Any:
     if place.endswith(".py"):
-        if not os.path.isfile(place):
-            raise InputError(f"{place} does not exist; check the path.")
-        # Its own neighbours can be imported, as when Python runs the file.
-        folder, place = os.path.dirname(os.path.abspath(place)), Path(place).stem
-    else:
-        folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+        return _blaming(place, InputError, lambda: _load_file(Path(place)))
+    _find_neighbours(Path.cwd())
     with suppress(ModuleNotFoundError, ValueError):
         if importlib.util.find_spec(place) is not None:
             return _blaming(place, InputError, lambda: importlib.import_module(place))
-    raise InputError(f"There is no module {place} here or among the installed ones; give MODULE:FUNCTION, or "
-                     "FILE.py:FUNCTION.")  # fmt: skip
+    raise InputError(
+        f"there is no module {place} here or among the installed ones; give MODULE:FUNCTION, or FILE.py:FUNCTION."
+    )
+
+
+def _load_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(f"{path} does not exist; check the path.")
+    _find_neighbours(path.resolve().parent)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find_neighbours(folder: Path) -> None:
+    """Modules of this folder can be imported, as when Python runs a file there."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def _blaming(who: str, kind: type[HpvError], work: Callable[[], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -125,17 +126,20 @@ def _pilot(text: str) -> int | str | None:
 
 def read_labels(path: str) -> np.ndarray:
     """One integer per sample, from an .npy file or lines of text."""
+    wanted = "give an .npy file, or text with one integer per line and sample."
     try:
         if path.endswith(".npy"):
             return np.load(path, allow_pickle=False)
         with open(path, encoding="utf-8") as file:
-            return np.array([int(line) for line in file if line.strip()], np.int64)
+            lines = [line.strip() for line in file]
     except FileNotFoundError:
         raise StoreError(f"--labels {path} does not exist; check the path.") from None
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise InputError(
-            f"--labels {path}: {error}; give an .npy file, or text with one integer per line and sample."
-        ) from error
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"--labels {path} cannot be read: {error}; {wanted}") from error
+    for number, line in enumerate(lines, start=1):
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}|", line):
+            raise InputError(f"--labels {path}: line {number} is {line[:40]!r}; {wanted}")
+    return np.array([int(line) for line in lines if line], np.int64)
 
 
 def _outcome(out: str, already: bool) -> str:

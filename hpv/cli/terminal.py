@@ -55,6 +55,10 @@ class Terminal:
         if not self.as_json:
             typer.echo(text, err=True)
 
+    def usage(self, text: str) -> None:
+        """Help that nobody asked for."""
+        typer.echo(text, err=True)
+
     def warn(self, text: str) -> None:
         """A warning as one line."""
         typer.echo(_json({"warning": text}) if self.as_json else f"warning: {text}", err=True)
@@ -225,16 +229,10 @@ class Bar(Meter):
             typer.echo(f"{self._command}: {self.describe()}", err=True)
 
 
-def grid(rows: Sequence[tuple[str, object]]) -> RenderableType:
+def grid(rows: Sequence[tuple[str, object]]) -> str:
     """Names and values below each other."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, str(value))
-    return table
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = ()) -> RenderableType:

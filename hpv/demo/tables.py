@@ -51,7 +51,7 @@ def print_findings(console: Console, rows: Sequence[Row]) -> None:
     """What the table shows, in two sentences of figures."""
     peer, best = (mean_area(rows, scan, "balanced") for scan in (PEER, BEST))
     console.print(
-        f"Tail and class: over the four anomalies, from pooled right-tail Berk-Jones ({peer:.3f}) to per-class "
+        f"\nTail and class: over the four anomalies, from pooled right-tail Berk-Jones ({peer:.3f}) to per-class "
         f"two-sided Higher Criticism ({best:.3f}) is {best - peer:+.3f}."
     )
     for name in ("balanced", "paper"):

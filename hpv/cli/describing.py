@@ -1,0 +1,309 @@
+"""What a store holds: as facts for programs, and in words. ``hpv info``, and what fit, merge and score end with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpv.background import Background
+from hpv.cli.terminal import Terminal, grid, table
+from hpv.errors import InputError, StoreError
+from hpv.planning import human
+from hpv.scores import Scores
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from hpv.sources import Activations
+
+TILE_VALUES = 2**24
+"""Survivor counts that are looked at together when modal values are counted."""
+KINDS = {"hpv-activations": "activations", "hpv-background": "background", "hpv-scores": "scores"}
+MOST_CLASSES = 12
+"""Listed in words; all are among the facts."""
+
+
+def info(terminal: Terminal, *, store: str) -> None:
+    """``hpv info``."""
+    header = _header(store)
+    if header is not None and header.get("complete") is not True:
+        _show_incomplete(terminal, store, header)
+        return
+    shown: list[RenderableType]
+    if header is not None and header["format"] == "hpv-background":
+        from hpv.opening import open_background
+
+        background = open_background(store)
+        document = {**background_facts(background), **_modal(background)}
+        shown = [*background_summary(document), _background_layers(document)]
+    elif header is not None and header["format"] == "hpv-scores":
+        import hpv
+
+        document = scores_facts(hpv.open(store))
+        shown = scores_summary(document)
+    else:
+        from hpv.sources import open_activations
+
+        document = _activation_facts(open_activations(store))
+        shown = _activation_summary(document)
+    ours = "" if header is None else f", hpv format version {header['version']}"
+    size = _bytes_on_disk(store)
+    document = {"store": store, "kind": document.pop("kind"), "complete": True, "bytes_on_disk": size, **document}
+    heading = f"{store}: {document['kind']}, {human(size)} on disk{ours}"
+    made = _request(header)
+    terminal.result({**document, "request": made}, heading, *shown, *([f"made by {_words(made)}"] if made else []))
+
+
+# --- backgrounds ---
+
+
+def background_facts(background: Background) -> dict[str, Any]:
+    """What is known of a background without looking at its edges."""
+    small = [] if background.classes is None else sorted(set(range(len(background.classes))) - set(background.groups))
+    layers = [
+        {
+            "name": name,
+            "nodes": state.nodes,
+            "dtype": state.form.name,
+            "nan": int(state.missing.sum()),
+            "nodes_without_values": int(np.count_nonzero(state.missing.sum(axis=0) == background.samples.sum())),
+            "bytes_per_node": round(_state_bytes(state) / state.nodes, 1),
+        }
+        for name, state in background.layers.items()
+    ]
+    classes = None if background.classes is None else dict(zip(background.classes, background.samples, strict=True))
+    return {
+        "kind": "background",
+        "samples": int(background.samples.sum()),
+        "nodes": background.nodes,
+        "layers": layers,
+        "classes": classes,
+        "min_class_size": background.min_class_size,
+        "pooled_classes": [] if background.classes is None else background.classes[small],
+        "rule": None if background.rule is None else background.rule.as_json(),
+        "state_bytes": background.state_bytes,
+        "fingerprint": background.fingerprint,
+        "origin": dict(background.attributes),
+    }
+
+
+def background_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
+    """The same in words."""
+    rule, classes = facts["rule"], facts["classes"]
+    state = f"{human(facts['state_bytes'])}, {facts['state_bytes'] / facts['nodes']:,.0f} bytes per node"
+    rows = [
+        ("samples", f"{facts['samples']:,}"),
+        ("nodes", f"{facts['nodes']:,} in {_count(len(facts['layers']), 'layer')}"),
+        ("kept", state),
+        ("edges", "given" if rule is None else f"{rule['bins']} {rule['binning']} bins, pilot {rule['pilot']}, modal "
+         f"above {rule['modal_fraction']}"),
+    ]  # fmt: skip
+    if classes is not None:
+        rows.append(("classes", _classes(classes)))
+    if len(facts["pooled_classes"]):
+        names = ", ".join(str(name) for name in facts["pooled_classes"][:MOST_CLASSES])
+        rows.append(("pooled", f"classes {names}: fewer than {facts['min_class_size']} samples, the counts of all "
+                     "answer for them"))  # fmt: skip
+    for layer in facts["layers"]:
+        if layer["nan"]:
+            rows.append(("NaN", f"{layer['nan']:,} in {layer['name']}, not counted"))
+        if layer["nodes_without_values"]:
+            rows.append(("no values", f"{layer['nodes_without_values']:,} nodes of {layer['name']} have none, and no "
+                         "p-values"))  # fmt: skip
+    rows += [("from", value) for value in _origin(facts["origin"])]
+    return [grid([*rows, ("fingerprint", facts["fingerprint"])])]
+
+
+def _modal(background: Background) -> dict[str, Any]:
+    """Facts of the layers with the nodes that have modal values, and the most edges that a node has."""
+    layers = background_facts(background)["layers"]
+    for layer in layers:
+        name, modal, edges = layer["name"], 0, 0
+        state = background.layers[name]
+        step = max(1, TILE_VALUES // max(state.survivors[:, :1].size, 1))
+        for start in range(0, state.nodes, step):
+            part = replace(background, layers={name: state.part(slice(start, start + step))})
+            modal += int(np.count_nonzero(part.modal(name).any(axis=1)))
+            used = np.count_nonzero(part.closed(name).edges != state.form.unused, axis=1)
+            edges = max(edges, int(used.max(initial=0)))
+        layer |= {"modal_nodes": modal, "most_edges": edges}
+    return {"layers": layers}
+
+
+def _background_layers(facts: Mapping[str, Any]) -> RenderableType:
+    heads = ("layer", "nodes", "dtype", "bytes/node", "edges at most", "nodes with modal values", "NaN")
+    names = ("name", "nodes", "dtype", "bytes_per_node", "most_edges", "modal_nodes", "nan")
+    return table(heads, [[layer[name] for name in names] for layer in facts["layers"]], ("layer", "dtype"))
+
+
+def _state_bytes(state: Any) -> int:
+    return sum(getattr(state, name).nbytes for name in ("edges", "survivors", "missing", "lowest", "highest"))
+
+
+# --- scores ---
+
+
+def scores_facts(scores: Scores) -> dict[str, Any]:
+    """What a score store says of itself."""
+    attributes = {name: value for name, value in scores.attributes.items() if name != "thresholds"}
+    names = ("tail", "form", "statistic")
+    return {
+        **attributes,
+        "kind": "scores",
+        "samples": scores.samples,
+        "kinds": [dict(zip(names, kind, strict=True)) for kind in scores.kinds],
+        "layers": scores.layers,
+        "ids": scores.ids is not None,
+    }
+
+
+def scores_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
+    """The same in words."""
+    kinds = facts["kinds"]
+    several = {name: list(dict.fromkeys(kind[name] for kind in kinds)) for name in ("tail", "form", "statistic")}
+    rows = [
+        ("samples", f"{facts['samples']:,}{' with ids' if facts['ids'] else ''}"),
+        ("layers", ", ".join(facts["layers"])),
+        *((name, ", ".join(values)) for name, values in several.items()),
+        ("alphas", f"{facts['alphas']} up to {facts['alpha_max']}"),
+        ("against", facts["against"]),
+        ("background", f"{facts.get('background_path') or 'not a store'} ({facts['background'][:12]})"),
+    ]
+    if facts.get("missing"):
+        rows.append(("NaN", f"{facts['missing']:,} values, never significant"))
+    return [grid([*rows, *(("from", value) for value in _origin(facts.get("origin", {})))])]
+
+
+# --- activations ---
+
+
+def _activation_facts(source: Activations) -> dict[str, Any]:
+    notes = {entry["name"]: entry for entry in source.attributes.get("layers", [])}
+    layers = [
+        {
+            "name": name,
+            "nodes": layer.shape[1],
+            "dtype": layer.form.name,
+            "bytes": layer.shape[0] * layer.shape[1] * layer.form.storage.itemsize,
+            "chunks": layer.chunks,
+            "missing_chunks": layer.missing_chunks,
+            **{key: value for key, value in notes.get(name, {}).items() if key in ("shape", "reduce")},
+        }
+        for name, layer in source.layers.items()
+    ]
+    classes = None
+    if source.labels is not None:
+        classes = dict(zip(*np.unique(source.labels, return_counts=True), strict=True))
+    origin = {name: value for name, value in source.attributes.items() if name in ("model", "weights", "labels")}
+    return {"kind": "activations", "samples": source.samples, "nodes": sum(layer["nodes"] for layer in layers),
+            "layers": layers, "classes": classes, "ids": source.ids is not None, "origin": origin}  # fmt: skip
+
+
+def _activation_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
+    rows = [("samples", f"{facts['samples']:,}{' with ids' if facts['ids'] else ''}")]
+    if facts["classes"] is not None:
+        rows.append(("labels", f"{facts['origin'].get('labels') or 'given'}; {_classes(facts['classes'])}"))
+    rows += [("from", value) for value in _origin(facts["origin"])]
+    for layer in facts["layers"]:
+        if layer["missing_chunks"]:
+            rows.append(("fill value", f"{layer['missing_chunks']} chunks of {layer['name']} have no file"))
+    layers = [
+        [layer["name"], layer["nodes"], layer["dtype"], human(layer["bytes"]), _shape(layer["chunks"]),
+         _shape(layer.get("shape")), layer.get("reduce", "-")]
+        for layer in facts["layers"]
+    ]  # fmt: skip
+    heads = ("layer", "nodes", "dtype", "bytes", "chunks", "shape", "reduced by")
+    return [grid(rows), table(heads, layers, ("layer", "dtype", "reduced by"))]
+
+
+# --- incomplete stores ---
+
+
+def _show_incomplete(terminal: Terminal, store: str, header: Mapping[str, Any]) -> None:
+    kind, made = KINDS[header["format"]], _request(header)
+    steps = list(_steps(header))
+    document = {"store": store, "kind": kind, "complete": False, "bytes_on_disk": _bytes_on_disk(store),
+                "progress": header.get("progress", {}), "request": made}  # fmt: skip
+    lines = [f"{store}: {kind}, incomplete: run the command that was writing it again, it continues."]
+    lines += [f"so far: {'; '.join(steps) or 'nothing that survives a stop'}"]
+    terminal.result(document, *lines, *([f"begun by {_words(made)}"] if made else []))
+
+
+def _steps(header: Mapping[str, Any]) -> Iterator[str]:
+    """How far the run was that wrote the store."""
+    progress = header.get("progress", {})
+    rows = progress.get("rows", {})
+    if rows:
+        yield f"{min(rows.values()):,} samples of all layers"
+    if progress.get("samples"):
+        layers = header.get("request", {}).get("activations", {}).get("layers", {})
+        of = next((f" of {layer['shape'][0]:,}" for layer in layers.values() if layer.get("shape")), "")
+        yield f"{progress['samples']:,}{of} samples are scored"
+    states = progress.get("states", {})
+    for layer in progress.get("edges", {}):
+        counted = f"; counted {states[layer]['done']} steps ({states[layer]['walk']})" if layer in states else ""
+        yield f"edges of {layer}{counted}"
+
+
+# --- shared ---
+
+
+def _header(store: str) -> dict[str, Any] | None:
+    """Attributes of a store of hpv, complete or not; None for anything else."""
+    from hpv.store.reading import check_header, read_header
+
+    try:
+        header = read_header(Path(store))
+    except StoreError:
+        return None  # what it is instead is found, and said, when it is opened
+    if header is not None:
+        check_header({**header, "complete": True}, store)
+    elif os.path.isdir(store):
+        raise InputError(f"{store} is empty: nothing was stored in it yet.")
+    return header
+
+
+def _request(header: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict((header or {}).get("request", {}))
+
+
+def _words(request: Mapping[str, Any]) -> str:
+    """The command that a store answers, on one line."""
+    rest = dict(request)
+    text = f"hpv {rest.pop('command', '?')}" if "command" in rest else "what was asked for"
+    layers = rest.pop("activations", {}).get("layers", {})
+    paths = list(dict.fromkeys(layer["path"] for layer in layers.values() if "path" in layer))
+    text += f" of {', '.join(paths)}" if paths else ""
+    shown = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in rest.items()]
+    return ": ".join([text, *(["; ".join(one if len(one) <= 90 else f"{one[:87]}..." for one in shown)] if shown else [])])
+
+
+def _origin(origin: Mapping[str, Any]) -> list[str]:
+    """Model and weights in one line, if they are known."""
+    weights = f"weights {str(origin['weights'])[:12]}" if origin.get("weights") else ""
+    return [", ".join(part for part in (origin.get("model", ""), weights) if part)] if origin.get("model") else []
+
+
+def _classes(counts: Mapping[Any, Any]) -> str:
+    shown = ", ".join(f"{name}: {count:,}" for name, count in list(counts.items())[:MOST_CLASSES])
+    return f"{len(counts)} ({shown}{', ...' if len(counts) > MOST_CLASSES else ''})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _shape(sizes: Any) -> str:
+    return "-" if sizes is None else " x ".join(str(size) for size in sizes)
+
+
+def _bytes_on_disk(store: str) -> int:
+    if os.path.isfile(store):
+        return os.path.getsize(store)
+    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(store) for name in names)

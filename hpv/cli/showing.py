@@ -1,0 +1,119 @@
+"""Commands that look at scores: top, export."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from hpv.background import Background
+from hpv.cli.terminal import Terminal, table
+from hpv.errors import InputError
+from hpv.scores import Scores
+from hpv.store import SCORES, open_store
+
+FIRST_NODES = 8
+"""Nodes of a layer that are listed in words; all are in the JSON."""
+PREFERRED = ("two-sided", "subset", "higher_criticism")
+
+
+def top(
+    terminal: Terminal,
+    *,
+    scores: str,
+    n: int,
+    tail: str | None,
+    form: str | None,
+    statistic: str | None,
+    nodes: bool,
+    background: str | None,
+) -> None:
+    """``hpv top``."""
+    if n < 1:
+        raise InputError(f"--n {n}: give a whole number from 1 on.")
+    store = open_scores(scores)
+    kind = choose_kind(store, (tail, form, statistic))
+    fitted = store.background(background) if nodes else None
+    found = highest(store, kind, n, fitted)
+    document = {
+        "command": "top",
+        "scores": scores,
+        "samples": store.samples,
+        **dict(zip(("tail", "form", "statistic"), kind, strict=True)),
+        "top": found,
+    }
+    heading = f"{len(found)} highest of {store.samples:,} scores: {kind[2]}, {kind[0]}, {kind[1]} of the nodes"
+    terminal.result(document, heading, _table(found))
+
+
+def export(terminal: Terminal, *, scores: str, out: str, overwrite: bool) -> None:
+    """``hpv export``."""
+    from hpv.exporting import write_table
+
+    store = open_scores(scores)
+    columns = write_table(store, out, overwrite=overwrite)
+    size = os.path.getsize(out)
+    terminal.result(
+        {"command": "export", "out": out, "rows": store.samples, "columns": columns, "bytes": size},
+        f"{out} is complete: {store.samples:,} rows, {len(columns)} columns, {size:,} bytes.",
+    )
+
+
+def open_scores(path: str) -> Scores:
+    """The scores at a path."""
+    return Scores(open_store(path, SCORES))
+
+
+def choose_kind(scores: Scores, wanted: tuple[str | None, ...]) -> tuple[str, str, str]:
+    """The kind with the given tail, form and statistic; where some are not given, the usual ones or the first."""
+    fitting = [
+        kind for kind in scores.kinds if all(w is None or w == k for w, k in zip(wanted, kind, strict=True))
+    ]
+    if not fitting:
+        asked = " ".join(part for part in wanted if part)
+        there = "; ".join(", ".join(dict.fromkeys(names)) for names in zip(*scores.kinds, strict=True))
+        raise InputError(f"{scores.path} has no scores of {asked}; it has {there}. Choose one, or score again.")
+    return max(fitting, key=lambda kind: [k == p for k, p in zip(kind, PREFERRED, strict=True)])
+
+
+def highest(
+    scores: Scores, kind: tuple[str, str, str], n: int, background: Background | None
+) -> list[dict[str, Any]]:
+    """The n samples with the highest scores, best first; equal ones in the order of the samples."""
+    found, ids = scores.get(*kind), scores.ids
+    order = np.argsort(-found.score, kind="stable")[:n]
+    by_class = scores.attributes.get("against") != "pooled"
+    rows = []
+    for rank, i in enumerate((int(i) for i in order), start=1):
+        row: dict[str, Any] = {"rank": rank, "sample": i}
+        row |= {} if ids is None else {"id": ids[i]}
+        row |= {"score": float(found.score[i]), "alpha": float(found.alpha[i]), "size": int(found.size[i])}
+        row |= {"class": int(found.label[i]) if found.label[i] >= 0 else None} if by_class else {}
+        if background is not None:
+            row["nodes"] = scores.nodes(i, background, *kind)
+        rows.append(row)
+    return rows
+
+
+def _table(found: list[dict[str, Any]]) -> Any:
+    heads = [name for name in found[0] if name != "nodes"]
+    layers = list(found[0].get("nodes", {}))
+    cells = [[_cell(name, row[name]) for name in heads] + [_nodes(row["nodes"][layer]) for layer in layers]
+             for row in found]  # fmt: skip
+    return table([*heads, *layers], cells, ("id", *layers))
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "class" and value is None:
+        return "pooled"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _nodes(indices: np.ndarray) -> str:
+    """How many, and the first of them."""
+    first = " ".join(str(index) for index in indices[:FIRST_NODES])
+    return f"{len(indices)}: {first}{' ...' if len(indices) > FIRST_NODES else ''}" if len(indices) else "0"
