@@ -163,8 +163,8 @@ class Background:
         is one, too). ``out``: a uint8 array to write to (or a mapping of them). Returns uint8 (samples, nodes).
 
         >>> import numpy as np, hpv
-        >>> background = hpv.fit(np.arange(4.0).reshape(4, 1))
-        >>> background.encode(np.array([[-1.0], [0.0], [2.5], [9.0]])).ravel()
+        >>> background = hpv.fit(np.arange(100.0).reshape(100, 1), edges=[25, 50, 75])
+        >>> background.encode(np.array([[-1.0], [0.0], [60.0], [1000.0]])).ravel()
         array([0, 1, 3, 5], dtype=uint8)
         """
         from hpv import querying
@@ -181,10 +181,10 @@ class Background:
         small). ``out``: a pair of arrays to write to.
 
         >>> import numpy as np, hpv
-        >>> background = hpv.fit(np.arange(4.0).reshape(4, 1))
-        >>> pmin, pmax = background.pvalues(np.array([[2.0]]), dtype="float64")
+        >>> background = hpv.fit(np.arange(99.0).reshape(99, 1), edges=[25, 50, 75])
+        >>> pmin, pmax = background.pvalues(np.array([[60.0]]), dtype="float64")
         >>> float(pmin[0, 0]), float(pmax[0, 0])
-        (0.2, 0.6)
+        (0.24, 0.5)
         """
         from hpv import querying
 
@@ -212,7 +212,7 @@ class Background:
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 50)))
-        >>> result = background.scan(np.stack([np.zeros(50), np.full(50, 4.0)]))
+        >>> result = background.scan(np.stack([np.zeros(50), np.full(50, 9.0)]))
         >>> bool(result.score[1] > result.score[0]), int(result.size[1])
         (True, 50)
         """

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hpv.errors import InputError
-from hpv.floats import FLOAT64, FORMATS, FloatFormat, convert_keys, from_keys, keys_as_float64, to_keys
+from hpv.floats import FLOAT64, FORMATS, FloatFormat, convert_keys, from_keys, to_keys
 
 RUN = 64
 """Consecutive samples of the pilot that are read together."""
@@ -23,6 +23,9 @@ MOST_INNER_EDGES = 252
 """Two outer edges more make 254, the highest code; 255 is the code of a missing value."""
 BINNINGS = ("balanced", "uniform", "quantile")
 _SCALE = 2.0**-10
+_UNITS = 1074
+_TINY, _CLOSE = (1023 - 900) << 52, (1023 - 960) << 52
+"""Float64 keys of 2^-900 and 2^-960: below them differences may be subnormal."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +180,25 @@ def _uniform(
     landmarks = np.zeros((n, 6), form.key)
     finite = np.zeros(n, np.int64)
     placing.uniform_landmarks(ordered, counted, *modal, form.infinity, landmarks, finite)
-    values = keys_as_float64(landmarks, form)
+    doubles = convert_keys(landmarks, form, FLOAT64)
+    tiny = np.abs(doubles).max(axis=1) < _TINY
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        values = from_keys(doubles, FLOAT64)
+        values[tiny] = _as_units(doubles[tiny])
         # A span that overflows is scaled by a power of two, which rounds nothing.
         scale = np.where(values[:, 1] - values[:, 0] > 2.0**1000, _SCALE, 1.0)
         scaled = values * scale[:, None]
         span = scaled[:, 1] - scaled[:, 0]
-        wanted = np.minimum(_uniform_bins(scaled, span, finite, bins), MOST_INNER_EDGES - 1 - 2 * modal[2])
+        wanted = _uniform_bins(doubles, scaled, span, finite, bins, tiny)
+        wanted = np.minimum(wanted, MOST_INNER_EDGES - 1 - 2 * modal[2])
         width = int(wanted.max(initial=0))
         steps = np.arange(1, max(width, 1))
-        inside = (scaled[:, :1] + steps * span[:, None] / wanted[:, None]) / scale[:, None]
+        rise = _rounded(steps * span[:, None] / wanted[:, None], tiny[:, None])
+        inside = to_keys((scaled[:, :1] + rise) / scale[:, None], FLOAT64)
+        inside[tiny] = _from_units((scaled[:, :1] + rise)[tiny])
     edges = np.full((n, width + 1), form.unused, form.key)
     edges[:, 1 : len(steps) + 1] = np.where(
-        steps < wanted[:, None], convert_keys(to_keys(inside, FLOAT64), FLOAT64, form), form.key.type(form.unused)
+        steps < wanted[:, None], convert_keys(inside, FLOAT64, form), form.key.type(form.unused)
     )[:, :width]
     some = finite > 0
     edges[:, 0] = landmarks[:, 0]
@@ -198,24 +207,57 @@ def _uniform(
     return edges
 
 
-def _uniform_bins(values: np.ndarray, span: np.ndarray, finite: np.ndarray, bins: int) -> np.ndarray:
+def _uniform_bins(
+    doubles: np.ndarray, values: np.ndarray, span: np.ndarray, finite: np.ndarray, bins: int, tiny: np.ndarray
+) -> np.ndarray:
     """nb = min(bins, ceil(span / w)) with the narrower of the Freedman-Diaconis and Sturges widths; 1 without a span."""
     sizes, where = np.unique(np.maximum(finite, 1), return_inverse=True)
     # math and not numpy: their last bits differ, and a bin may hang on one.
     sturges = np.array([math.log2(int(size)) + 1 for size in sizes])[where]
     narrowing = np.array([int(size) ** (-1 / 3) for size in sizes])[where]
-    spread = _quartile(values[:, 4], values[:, 5], finite, 75) - _quartile(values[:, 2], values[:, 3], finite, 25)
-    width = span / sturges
-    width = np.where(spread > 0, np.minimum(width, 2 * spread * narrowing), width)
-    quotient = np.where(width > 0, span / width, np.inf)
+    # Quartiles near 0 between values that are not: only whether they differ counts, the bins are many then.
+    close = (np.abs(doubles[:, 2:]).max(axis=1) < _CLOSE) & ~tiny
+    quartiles = values[:, 2:].copy()
+    quartiles[close] = _as_units(doubles[close, 2:])
+    small = tiny | close
+    spread = _quartile(*quartiles[:, 2:].T, finite, 75, small) - _quartile(*quartiles[:, :2].T, finite, 25, small)
+    width = _rounded(span / sturges, tiny)
+    width = np.where(spread > 0, np.minimum(width, _rounded(2 * spread * narrowing, tiny)), width)
+    quotient = np.where((width > 0) & ~(close & (spread > 0)), span / width, np.inf)
     wanted = np.where(quotient >= bins, bins, np.ceil(quotient))
     return np.where((span == 0) | (finite == 0), 1, wanted).astype(np.int64)
 
 
-def _quartile(start: np.ndarray, following: np.ndarray, finite: np.ndarray, percent: int) -> np.ndarray:
+def _as_units(doubles: np.ndarray) -> np.ndarray:
+    """Float64 keys of numbers next to 0 as multiples of the smallest positive number: arithmetic without subnormals.
+
+    Where another library has switched on flush-to-zero, the processor takes subnormals for 0.
+    """
+    magnitude = np.abs(doubles)
+    normal = (magnitude + (np.int64(_UNITS) << 52)).view(np.float64)
+    units = np.where(magnitude < (1 << 52), magnitude.astype(np.float64), normal)
+    return np.where(doubles < 0, -units, units)
+
+
+def _from_units(units: np.ndarray) -> np.ndarray:
+    """The reverse of `_as_units`."""
+    magnitude = np.abs(units)
+    normal = magnitude.view(np.int64) - (np.int64(_UNITS) << 52)
+    keys = np.where(magnitude < 2.0**53, magnitude.astype(np.int64), normal)
+    return np.where(units < 0, -keys, keys)
+
+
+def _rounded(units: np.ndarray, tiny: np.ndarray) -> np.ndarray:
+    """Results in units are whole numbers, as results near 0 are multiples of the smallest number."""
+    return np.where(tiny, np.rint(units), units)
+
+
+def _quartile(
+    start: np.ndarray, following: np.ndarray, finite: np.ndarray, percent: int, tiny: np.ndarray
+) -> np.ndarray:
     """Linear interpolation between neighbouring order statistics."""
     rest = np.maximum(finite - 1, 0) * percent % 100 / 100
-    return np.where(rest > 0, start + (following - start) * rest, start)
+    return np.where(rest > 0, start + _rounded((following - start) * rest, tiny), start)
 
 
 def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.ndarray:
@@ -277,8 +319,8 @@ def edges(
     arXiv:2312.08143) and ``quantile``.
 
     >>> import numpy as np, hpv
-    >>> hpv.edges(np.arange(8.0).reshape(4, 2))["activations"]
-    array([[0., 1., 2., 3., 4., 5., 6., 7.]])
+    >>> hpv.edges(np.arange(100.0).reshape(100, 1), bins=4, binning="quantile")["activations"]
+    array([[25., 50., 75.]])
     """
     from hpv.fitting import propose_layers
     from hpv.planning import plan_fit

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
 LARGEST_BLOCK = 16 * MIB
 """More does not read faster, and less stays in the processor's cache."""
+MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SEGMENT = 4 * GIB
 """Bytes read between two times that a state may be saved."""
 SPARE_EDGES = 8
@@ -63,34 +65,57 @@ def human(size: float) -> str:
 
 def available_memory() -> int:
     """Bytes that this process may still use: the least of what the system, its cgroup and SLURM leave."""
-    limits = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
+    limits = [limit - used for limit, used in _cgroups()]
+    if MEMINFO.exists():
+        found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
         if found:
-            limits.append(int(found[1]) * 1024)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limits.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue  # no such cgroup, or no limit ("max")
-    if os.environ.get("SLURM_MEM_PER_NODE", "").isdigit():
-        limits.append(int(os.environ["SLURM_MEM_PER_NODE"]) * MIB)
+            limits.append(int(found[1]) * KIB)
+    per_node, per_cpu = (_slurm_number(f"SLURM_MEM_PER_{what}") for what in ("NODE", "CPU"))
+    if per_node or per_cpu:  # MiB; 0 stands for all of the node's
+        limits.append((per_node or per_cpu * max(_slurm_number("SLURM_CPUS_ON_NODE"), 1)) * MIB)
     return max(min(limits, default=4 * GIB), 0)
+
+
+def _cgroups() -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of each group that limits the memory of this process, version 1 or 2."""
+    try:
+        lines = MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        names = ("memory.max", "memory.current") if not kinds else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        inside = Path(path.lstrip("/"))
+        for group in (inside, *inside.parents):
+            folder = CGROUPS / kinds / group
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                cache = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
+            except (OSError, ValueError):
+                continue  # not visible from here, or no limit ("max")
+            # What files left in memory is given back when it is needed.
+            yield limit, used - (int(cache[1]) if cache else 0)
+
+
+def _slurm_number(name: str) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else 0
 
 
 def thread_count(threads: int | None) -> int:
     """``threads``, or the processors that this process may use (its affinity, or SLURM's allotment)."""
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
+        try:
+            count = 0 if isinstance(threads, bool) else operator.index(threads)
+        except TypeError:
+            count = 0
+        if count < 1:
             raise InputError(f"threads={threads!r}: give a whole number from 1 on.")
-        return int(threads)
+        return count
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allotted = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(allowed, int(allotted)) if allotted.isdigit() and int(allotted) > 0 else allowed
+    return min(allowed, _slurm_number("SLURM_CPUS_PER_TASK") or allowed)
 
 
 @dataclass(frozen=True)
@@ -283,11 +308,11 @@ def _walk(
     share = usable // 2
     width = min(nodes, max(1, int(share // per_node)))
     if width < nodes:
-        width = max(width // chunk_nodes * chunk_nodes, min(width, chunk_nodes))
-        width = max(width // 64 * 64, min(width, 64))
-        count = math.ceil(nodes / width)
-        if width % chunk_nodes:  # tiles of equal width where no chunk border asks for another
-            width = -(-math.ceil(nodes / count) // 64) * 64
+        if chunk_nodes <= width:  # whole chunks are read once
+            width = width // chunk_nodes * chunk_nodes
+        elif width >= 64:  # tiles of equal width
+            width = -(-nodes // -(-nodes // (width // 64 * 64)))
+            width = -(-width // 64) * 64
     tiles = tuple(slice(at, min(nodes, at + width)) for at in range(0, nodes, width))
     row = int(width * itemsize * copies + aside)
     room = min(LARGEST_BLOCK, max(share // workers, 1))

@@ -239,6 +239,13 @@ def score(
 
     An ``out`` that is complete and was made by the same call is opened as it is, an incomplete one is continued, any
     other is refused unless ``overwrite``.
+
+    >>> import numpy as np, hpv, tempfile
+    >>> rng = np.random.default_rng(0)
+    >>> background = hpv.fit(rng.normal(size=(1000, 50)))
+    >>> scores = hpv.score(background, rng.normal(size=(20, 50)), tempfile.mkdtemp() + "/scores")
+    >>> scores.get("two-sided", "whole", "higher_criticism").score.shape
+    (20,)
     """
     from hpv.scores import write_scores
 

@@ -16,6 +16,7 @@ import hpv
 import hpv.demo
 import naive
 from hpv.demo import comparison, digits, exact, tables
+from hpv.scanning import scan_pvalues, score_tallies
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,16 @@ def test_exact_p_values_by_class_pool_a_small_class() -> None:
     for rows, reference in ((own == 0, background[:25]), (own != 0, background)):
         counts = exact.StoredBackground.of(reference).counts(values[rows])
         assert np.array_equal(found[rows], exact.pmax(*counts, len(reference), "right"))
+
+
+@pytest.mark.parametrize("form", comparison.FORMS)
+@pytest.mark.parametrize("statistic", comparison.STATISTICS)
+def test_tallies_of_exact_p_values_give_the_exact_scores(statistic: str, form: str) -> None:
+    upper = np.random.default_rng(2).integers(1, 40, (20, 15)) / 41
+    counts, thresholds = exact.tally(upper, 0.5)
+    assert counts.sum() == upper.size
+    found = score_tallies(counts, thresholds, statistic, form)[0]
+    np.testing.assert_allclose(found, scan_pvalues(upper, statistic, form)[0], rtol=1e-12)
 
 
 def made_up_rows(exact_area: float, balanced: float, paper: float) -> list[comparison.Row]:

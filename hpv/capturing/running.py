@@ -97,6 +97,12 @@ def capture(
     run again, but the first batch and the last stored one are compared with what was stored.
 
     ``InputError`` for what does not fit, before anything is written; ``DataError`` for what goes wrong later.
+
+    >>> import hpv, tempfile, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> store = hpv.capture(model, list(torch.rand(10, 5, 4)), tempfile.mkdtemp() + "/activations", layers="1")
+    >>> {name: layer.shape for name, layer in hpv.open(store).layers.items()}
+    {'1': (50, 8)}
     """
     _check(batches, labels, ids)
     if device is not None:

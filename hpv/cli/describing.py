@@ -276,7 +276,9 @@ def _request(header: Mapping[str, Any] | None) -> dict[str, Any]:
 def _words(request: Mapping[str, Any]) -> str:
     """The command that a store answers, on one line."""
     rest = dict(request)
-    text = f"hpv {rest.pop('command', '?')}" if "command" in rest else "what was asked for"
+    # What the library saves and captures is not always asked for by a command.
+    command = rest.pop("command", "capture")
+    text = "Background.save" if command == "save" else f"hpv {command}"
     layers = rest.pop("activations", {}).get("layers", {})
     paths = list(dict.fromkeys(layer["path"] for layer in layers.values() if "path" in layer))
     text += f" of {', '.join(paths)}" if paths else ""

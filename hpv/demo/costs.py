@@ -61,8 +61,8 @@ def _exact_ranges(exact: StoredBackground, values: np.ndarray) -> tuple[np.ndarr
 
 
 def _timed(work: Callable[[], Any], values: int) -> tuple[Any, float]:
-    """The result, and the best of three runs in nanoseconds per value; the first run of all compiles."""
-    result, seconds = work(), []
+    """The result, and the best of three runs in nanoseconds per value; the first one may compile."""
+    seconds = []
     for _ in range(3):
         start = perf_counter()
         result = work()

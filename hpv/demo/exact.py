@@ -55,3 +55,17 @@ def pmax_by_class(
         for tail in tails:
             result[tail][rows] = pmax(*counts, len(reference), tail)
     return result
+
+
+def tally(upper: np.ndarray, alpha_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """How many nodes of each sample have each pmax, and every distinct pmax up to ``alpha_max``.
+
+    The first is int32 (samples, thresholds + 2); the last two places count the nodes above all thresholds and those
+    without a p-value, of which there are none.
+    """
+    thresholds = np.unique(upper[upper <= alpha_max])
+    levels = np.searchsorted(thresholds, upper)
+    width = len(thresholds) + 2
+    places = np.arange(len(upper))[:, None] * width + levels
+    counts = np.bincount(places.ravel(), minlength=len(upper) * width)
+    return counts.reshape(len(upper), width).astype(np.int32), thresholds

@@ -13,9 +13,10 @@ from rich.console import Console
 
 import hpv
 from hpv.demo import comparison, costs, digits, exact, tables
-from hpv.scanning import scan_pvalues
+from hpv.scanning import score_tallies
 from hpv.sources import open_activations
 
+ALPHA_MAX = 0.5
 AGAINST = {"pooled": "pooled", "per class": "own"}
 
 
@@ -106,6 +107,7 @@ def fit_and_score(folder: Path, name: str, options: dict[str, Any]) -> dict[comp
             tails=comparison.TAILS,
             forms=comparison.FORMS,
             against=against,
+            alpha_max=ALPHA_MAX,
             overwrite=True,
         )
         for scan in comparison.scans():
@@ -120,12 +122,12 @@ def exact_scores(
     """The same scans of exact empirical p-values, every distinct one a threshold."""
     everyone = np.zeros(len(background), np.int64), np.zeros(len(values), np.int64)
     found = {}
-    for conditioning, (of_background, of_values) in zip(
-        comparison.CONDITIONINGS, (everyone, (classes, own)), strict=True
-    ):
-        upper = exact.pmax_by_class(background, of_background, values, of_values, tails=comparison.TAILS)
-        for tail, statistic, form in itertools.product(comparison.TAILS, comparison.STATISTICS, comparison.FORMS):
-            found[conditioning, tail, statistic, form] = scan_pvalues(upper[tail], statistic, form)[0]
+    for conditioning, of in zip(comparison.CONDITIONINGS, (everyone, (classes, own)), strict=True):
+        upper = exact.pmax_by_class(background, of[0], values, of[1], tails=comparison.TAILS)
+        for tail in comparison.TAILS:
+            tally, thresholds = exact.tally(upper[tail], ALPHA_MAX)
+            for statistic, form in itertools.product(comparison.STATISTICS, comparison.FORMS):
+                found[conditioning, tail, statistic, form] = score_tallies(tally, thresholds, statistic, form)[0]
     return found
 
 

@@ -77,6 +77,7 @@ def print_costs(console: Console, costs: Mapping[str, Cost]) -> None:
             f"{cost.range_ns:.1f}",
         )
         table.add_row(NAMES[name], *figures)
+    console.print("\nOne layer, best of three; what is stored for exact p-values grows with the background:")
     console.print(table)
 
 

@@ -1,0 +1,225 @@
+"""Timing beside the machine's own limit, and the tables that show it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes of a run; the defaults are those that the targets are meant for, tests take tiny ones."""
+
+    rounds: int = 5
+    """Every figure is the least of so many, taken in turns with all others."""
+    threads: int = 2
+    samples: int = 20_000
+    nodes: int = 4_096
+    peer_nodes: int = 512
+    """Of the comparisons with other libraries, most of which are slow."""
+    peer_samples: int = 2_000
+    """That are compared with the background."""
+    store_bytes: int = 4_000_000_000
+    memory: str = "512MiB"
+    cold: bool = True
+    """Also with an empty page cache, where this user may empty it."""
+    folder: str | None = None
+    """Where stores are made, and removed again; default: the folder for temporary files."""
+    scale: int = 4_096
+    """Samples of the smallest array of the scaling table."""
+
+
+@dataclass
+class Table:
+    """One table: rows are mappings from column to number or text; None stays empty."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, **row: Any) -> None:
+        """Append a row; columns that are left out stay empty."""
+        unknown = set(row) - set(self.columns)
+        if unknown:
+            raise ValueError(f"table {self.name} has no columns {sorted(unknown)}")
+        self.rows.append({column: row.get(column) for column in self.columns})
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table and its notes."""
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold")
+    for number, column in enumerate(table.columns):
+        shown.add_column(column.replace("_", " "), justify="left" if number == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*(_text(row[column]) for column in table.columns))
+    console.print(shown)
+    for note in table.notes:
+        console.print(f"  {note}", highlight=False)
+    console.print()
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def met(value: float, most: float | None = None, least: float | None = None) -> bool:
+    """Whether a figure is within its target."""
+    return (most is None or value <= most) and (least is None or value >= least)
+
+
+def best(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of each case: the least of ``rounds``, all cases in turns, after a call that is not timed."""
+    found = dict.fromkeys(cases, float("inf"))
+    for case in cases.values():
+        case()
+    for _ in range(rounds):
+        for name, case in cases.items():
+            found[name] = min(found[name], seconds(case))
+    return found
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def together(functions: Sequence[Callable[[], Any]]) -> None:
+    """Call functions at the same time, each in a thread of its own; the first error is raised again."""
+    errors: list[BaseException] = []
+
+    def call(function: Callable[[], Any]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def processors(count: int) -> Iterator[int]:
+    """Let this thread, and those that it starts, use so many processors; gives how many there are, at most ``count``.
+
+    What hpv does in memory takes as many threads as processors are allowed.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield os.cpu_count() or 1
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield min(count, len(before))
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def processor_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@numba.njit(nogil=True)
+def copy(source, target):  # (s, n) -> (s, n)
+    """The machine's limit for a pass over an array."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[i, j] = source[i, j]
+
+
+@numba.njit(nogil=True)
+def compute(steps):
+    """Work that needs no memory: what a second thread can gain at most."""
+    state = np.uint64(88172645463325252)
+    for _ in range(steps):
+        state ^= state << np.uint64(13)
+        state ^= state >> np.uint64(7)
+        state ^= state << np.uint64(17)
+    return state
+
+
+def halves(rows: int, threads: int) -> list[slice]:
+    """Contiguous parts of a range of rows, one for each thread."""
+    borders = [rows * i // threads for i in range(threads + 1)]
+    return [slice(a, b) for a, b in zip(borders, borders[1:], strict=False) if a < b]
+
+
+def copy_in_threads(source: np.ndarray, target: np.ndarray, threads: int) -> None:
+    """The copy, each thread its part."""
+    together([partial(copy, source[rows], target[rows]) for rows in halves(len(source), threads)])
+
+
+def compute_gain(threads: int, rounds: int, steps: int = 20_000_000) -> float:
+    """How many times the work of one thread is done in the same time by ``threads``."""
+    found = best({
+        "one": partial(compute, steps),
+        "all": partial(together, [partial(compute, steps)] * threads),
+    }, rounds)  # fmt: skip
+    return threads * found["one"] / found["all"]
+
+
+def gaussian(samples: int, nodes: int, seed: int = 0) -> np.ndarray:
+    """Independent Gaussian values, float32; every node has a location and a scale of its own."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((samples, nodes), np.float32)
+    values *= rng.uniform(0.5, 2.0, nodes).astype(np.float32)
+    values += rng.uniform(-1.0, 1.0, nodes).astype(np.float32)
+    return values
+
+
+def half_relu(samples: int, nodes: int, seed: int = 0) -> np.ndarray:
+    """Half of the nodes Gaussian, the other half those of a ReLU: 60 % exact zeros."""
+    values = np.random.default_rng(seed).standard_normal((samples, nodes), np.float32)
+    relu = values[:, nodes // 2 :]
+    np.maximum(relu - np.float32(0.2533), 0, out=relu)
+    return values
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("numpy", "numba", "zarr", "dask", "torch", "fast-histogram", "adversarial-robustness-toolbox"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    model = "unknown processor"
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), model)
+    return {"processor": model, "processors": processor_count(), "python": platform.python_version(), **versions}

@@ -1,0 +1,940 @@
+"""Every command, its exit codes and its messages; what is at the output already; most of it in this process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hpv
+import hpv.demo
+from hpv.cli import main, terminal
+from hpv.cli.terminal import Bar, Lines, Meter, Terminal
+from hpv.store import save_activations
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ("capture", "fit", "merge", "score", "plan fit", "plan score", "top", "info", "export", "demo")
+NODES = {"conv": 12, "hidden": 5}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def run(*arguments: object) -> Outcome:
+    """``hpv`` with these arguments, in this process and without a terminal."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def done(*arguments: object) -> Outcome:
+    outcome = run(*arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def refused(*arguments: object, code: int = 2) -> str:
+    """The one line that says why."""
+    outcome = run(*arguments)
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.err
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("error: ")
+    return last.removeprefix("error: ")
+
+
+def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """``python -m hpv`` as a process of its own."""
+    command = [sys.executable, "-m", "hpv", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Stores that tests read and do not change."""
+
+    normal: Path
+    """Activations of 600 samples in three classes, two layers, one NaN."""
+    new: Path
+    """40 samples with ids; the first ones have larger values."""
+    bare: Path
+    """An .npy file with the first layer of ``normal``."""
+    background: Path
+    scores: Path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("data")
+    found = Data(*(folder / name for name in ("normal.zarr", "new.zarr", "bare.npy", "background.zarr", "scores.zarr")))
+    random = np.random.default_rng(5)
+
+    def layers(samples: int) -> dict[str, np.ndarray]:
+        made = {name: random.normal(size=(samples, nodes)).astype(np.float32) for name, nodes in NODES.items()}
+        made["conv"] = np.maximum(made["conv"], 0)
+        return made
+
+    normal, new = layers(600), layers(40)
+    normal["hidden"][7, 1] = np.nan
+    for values in new.values():
+        values[:3] += 4
+    origin = {"model": "Net", "weights": "a" * 64}
+    save_activations(found.normal, normal, labels=np.arange(600) % 3, attributes=origin)
+    ids = [f"picture {i}" for i in range(40)]
+    save_activations(found.new, new, labels=np.arange(40) % 4, ids=ids, attributes=origin)
+    np.save(found.bare, normal["conv"])
+    done("fit", found.normal, "-o", found.background)
+    done("score", found.background, found.new, "-o", found.scores)
+    return found
+
+
+# --- help, versions, the parser ---
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_names_the_command(command: str) -> None:
+    text = done(*command.split(), "--help").out
+    assert f"Example: hpv {command}" in text
+    assert "--json" in text
+
+
+def test_root_help_lists_every_command() -> None:
+    text = done("--help").out
+    assert all(f"\n  {command.split()[0]} " in text for command in COMMANDS)
+    assert "..." not in text
+    assert "75" in text
+    assert done("-h").out == text
+
+
+@pytest.mark.parametrize("arguments", [(), ("plan",)])
+def test_no_command_shows_the_help(arguments: tuple[str, ...]) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert outcome.err.startswith("Usage: hpv")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"""
+import sys
+from hpv.cli import main
+for command in {COMMANDS!r}:
+    assert main([*command.split(), "--help"]) == 0
+heavy = {{"numpy", "numba", "zarr", "dask", "torch", "sklearn", "pyarrow"}}
+sys.exit(f"imported {{heavy & set(sys.modules)}}" if heavy & set(sys.modules) else 0)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert found.returncode == 0, found.stderr
+
+
+def test_version() -> None:
+    assert done("--version").out.strip() == hpv.__version__
+    assert process("--version").stdout.strip() == hpv.__version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("frobnicate",), "No such command 'frobnicate'"),
+        (("fit",), "ACTIVATIONS"),
+        (("fit", "x.npy"), "'-o'"),
+        (("fit", "x.npy", "-o", "y", "--bins", "many"), "'--bins'"),
+        (("fit", "x.npy", "-o", "y", "--colour", "red"), "No such option"),
+        (("score", "b.zarr", "-o", "y"), "ACTIVATIONS"),
+        (("plan", "merge"), "No such command 'merge'"),
+    ],
+)
+def test_usage(arguments: tuple[str, ...], words: str) -> None:
+    message = refused(*arguments)
+    assert words.lower() in message.lower()
+    assert message.endswith("--help.")
+    outcome = run(*arguments, "--json")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert json.loads(outcome.err)["kind"] == "UsageError"
+
+
+# --- fit, merge, plan ---
+
+
+def test_fit(data: Data, tmp_path: Path) -> None:
+    outcome = done("fit", data.normal, "-o", tmp_path / "b.zarr", "--by-class", "--min-class-size", 150)
+    assert "b.zarr is complete." in outcome.out
+    assert "600" in outcome.out
+    assert "3 (0: 200, 1: 200, 2: 200)" in outcome.out
+    assert "1 in hidden, not counted" in outcome.out
+    assert "fit: " in outcome.err
+    assert "/s" in outcome.err
+    background = hpv.open(tmp_path / "b.zarr")
+    assert background.fingerprint in outcome.out
+    assert background.fingerprint == hpv.fit(data.normal, by_class=True, min_class_size=150).fingerprint
+
+
+def test_fit_options_are_those_of_the_library(data: Data, tmp_path: Path) -> None:
+    labels = np.arange(600) % 2
+    np.save(tmp_path / "labels.npy", labels)
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, labels)) + "\n")
+    expected = hpv.fit(
+        data.normal, bins=10, binning="uniform", modal_fraction="1/5", pilot=None, labels=labels, min_class_size=301
+    )
+    for number, name in enumerate(("labels.npy", "labels.txt")):
+        outcome = done(
+            "fit", data.normal, "-o", tmp_path / f"{number}.zarr", "--bins", 10, "--binning", "uniform", "--json",
+            "--modal-fraction", "1/5", "--pilot", "all", "--labels", tmp_path / name, "--min-class-size", 301,
+            "--memory", "256MiB", "--threads", 1, "--backend", "cpu",
+        )  # fmt: skip
+        assert outcome.json["fingerprint"] == expected.fingerprint
+        assert outcome.json["classes"] == {"0": 300, "1": 300}
+        assert outcome.json["pooled_classes"] == [0, 1]
+        assert outcome.err == ""
+
+
+def test_small_classes_are_reported(data: Data, tmp_path: Path) -> None:
+    outcome = done("fit", data.normal, "-o", tmp_path / "b.zarr", "--by-class", "--min-class-size", 201)
+    assert "classes 0, 1, 2: fewer than 201 samples" in outcome.out
+
+
+def test_merge_of_parts_is_the_fit_of_all(data: Data, tmp_path: Path) -> None:
+    values = np.load(data.bare)
+    np.save(tmp_path / "first.npy", values[:250])
+    np.save(tmp_path / "second.npy", values[250:])
+    first, second, both = (tmp_path / name for name in ("1.zarr", "2.zarr", "both.zarr"))
+    done("fit", tmp_path / "first.npy", "-o", first)
+    done("fit", tmp_path / "second.npy", "-o", second, "--edges", first)
+    document = done("merge", first, second, "-o", both, "--json").json
+    assert (document["samples"], document["already_complete"]) == (600, False)
+    assert hpv.open(both).fingerprint == hpv.fit(values, edges=hpv.open(first)).fingerprint
+
+    again = done("merge", second, first, "-o", both)
+    assert "was complete already" in again.out
+    assert "another path" in refused("merge", first, first, "-o", both)
+    assert hpv.open(both).samples.sum() == 600
+    done("merge", first, first, "-o", both, "--overwrite")
+    assert hpv.open(both).samples.sum() == 500
+    assert "other edges" in refused("merge", first, data.background, "-o", tmp_path / "x.zarr").replace(
+        "has the layers", "has other edges"
+    )
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_plan_reads_nothing_and_writes_nothing(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hpv.store.StoredArray.read", lambda *_: pytest.fail("a plan reads no values"))
+    document = done("plan", "fit", data.normal, "--memory", "512MiB", "--threads", 2, "--json").json
+    assert document["kind"] == "fit"
+    assert (document["memory"], document["threads"]) == (512 * 2**20, 2)
+    assert document["bytes_read"] == 2 * 600 * sum(NODES.values()) * 4
+    text = done("plan", "fit", data.normal, "--pilot", 64).out
+    assert "conv: 600 x 12" in text
+    assert "pilot of 64" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_score_counts_what_is_kept(data: Data) -> None:
+    values = 40 * sum(NODES.values())
+    for keep, size in (("none", 0), ("codes", values), ("codes,ranges", values * 9)):
+        document = done("plan", "score", data.background, data.new, "--tail", "left", "--form", "whole",
+                        "--statistic", "berk_jones", "--keep", keep, "--json").json  # fmt: skip
+        assert (document["kind"], document["bytes_written"]) == ("score", size + 40 * 24)
+
+
+# --- score, top, export ---
+
+
+def test_score_options_are_those_of_the_library(data: Data, tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    document = done(
+        "score", data.background, data.new, "-o", out, "--tail", "left,right", "--statistic", "kolmogorov_smirnov",
+        "--form", "whole", "--alphas", "all", "--alpha-max", 0.3, "--layer", "hidden", "--keep", "none", "--json",
+    ).json  # fmt: skip
+    assert document["kinds"] == [
+        {"tail": tail, "form": "whole", "statistic": "kolmogorov_smirnov"} for tail in ("left", "right")
+    ]
+    assert document["layers"] == ["hidden"]
+    expected = hpv.open(data.background).scan(
+        data.new, statistic="kolmogorov_smirnov", tail="right", form="whole", alphas="all", alpha_max=0.3,
+        layers=["hidden"],
+    )  # fmt: skip
+    np.testing.assert_array_equal(hpv.open(out).get("right", "whole", "kolmogorov_smirnov").score, expected.score)
+
+
+def test_score_against_classes(data: Data, tmp_path: Path) -> None:
+    background = tmp_path / "b.zarr"
+    done("fit", data.normal, "-o", background, "--by-class")
+    outcome = done("score", background, data.new, "-o", tmp_path / "own.zarr", "--tail", "two-sided")
+    # Every fourth sample has the class 3, which the background has never seen.
+    assert "warning: 10 of 40 samples have a label that the background was not fitted with" in outcome.err
+    rows = done("top", tmp_path / "own.zarr", "--n", 40, "--json").json["top"]
+    assert {row["class"] for row in rows} == {0, 1, 2, None}
+    assert all((row["class"] is None) == (row["sample"] % 4 == 3) for row in rows)
+    assert "pooled" in done("top", tmp_path / "own.zarr", "-n", 40).out
+    names = csv.reader(io.StringIO(_exported(tmp_path / "own.zarr", tmp_path / "own.csv")))
+    assert "two-sided/subset/berk_jones/label" in next(names)
+
+
+def test_top(data: Data) -> None:
+    document = done("top", data.scores, "--n", 5, "--json").json
+    assert (document["tail"], document["form"], document["statistic"]) == ("two-sided", "subset", "higher_criticism")
+    found = hpv.open(data.scores).get("two-sided", "subset", "higher_criticism")
+    rows = document["top"]
+    assert {row["sample"] for row in rows[:3]} == {0, 1, 2}
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["score"] for row in rows] == sorted(found.score, reverse=True)[:5]
+    for row in rows:
+        assert row["id"] == f"picture {row['sample']}"
+        assert (row["score"], row["size"]) == (found.score[row["sample"]], found.size[row["sample"]])
+    text = done("top", data.scores, "--n", 5, "--tail", "left", "--form", "whole", "--statistic", "berk_jones").out
+    assert "5 highest of 40 scores: berk_jones, left, whole" in text
+    assert text.count("picture") == 5
+
+
+def test_top_shows_the_nodes_behind_a_score(data: Data, tmp_path: Path) -> None:
+    rows = done("top", data.scores, "--n", 3, "--nodes", "--json").json["top"]
+    for row in rows:
+        assert row["nodes"].keys() == NODES.keys()
+        assert sum(len(nodes) for nodes in row["nodes"].values()) == row["size"]
+    text = done("top", data.scores, "--n", 3, "--nodes").out
+    assert "conv" in text
+    assert f"{len(rows[0]['nodes']['hidden'])}: {rows[0]['nodes']['hidden'][0]}" in text
+    other = tmp_path / "other.zarr"
+    done("fit", data.new, "-o", other)
+    assert "another background" in refused("top", data.scores, "--nodes", "--background", other)
+
+
+def test_top_without_codes_or_background(data: Data, tmp_path: Path) -> None:
+    background, scores = tmp_path / "b.zarr", tmp_path / "s.zarr"
+    done("fit", data.normal, "-o", background)
+    done("score", background, data.new, "-o", scores, "--keep", "none")
+    assert done("top", scores).code == 0
+    assert "codes were not kept" in refused("top", scores, "--nodes")
+    background.rename(tmp_path / "moved.zarr")
+    assert "does not exist" in refused("top", scores, "--nodes")
+    assert "codes were not kept" in refused("top", scores, "--nodes", "--background", tmp_path / "moved.zarr")
+
+
+def _exported(scores: Path, out: Path, *options: str) -> str:
+    done("export", scores, "-o", out, *options)
+    return out.read_text()
+
+
+def test_export_csv(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    rows = list(csv.DictReader(io.StringIO(_exported(data.scores, tmp_path / "deep" / "s.csv"))))
+    scores = hpv.open(data.scores)
+    assert [row["sample"] for row in rows] == [str(i) for i in range(40)]
+    assert [row["id"] for row in rows] == scores.ids
+    assert len(rows[0]) == 2 + 3 * len(scores.kinds)
+    for kind in scores.kinds:
+        found = scores.get(*kind)
+        for row, score, alpha, size in zip(rows, found.score, found.alpha, found.size, strict=True):
+            prefix = "/".join(kind)
+            assert float(row[f"{prefix}/score"]) == score
+            assert row[f"{prefix}/alpha"] == ("" if np.isnan(alpha) else repr(float(alpha)))
+            assert int(row[f"{prefix}/size"]) == size
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["s.csv"]
+
+
+def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet
+
+    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    document = done("export", data.scores, "-o", tmp_path / "s.parquet", "--json").json
+    table = pyarrow.parquet.read_table(tmp_path / "s.parquet")
+    assert document["rows"] == table.num_rows == 40
+    assert document["columns"] == table.column_names
+    expected = hpv.open(data.scores).get("left", "whole", "berk_jones")
+    assert table["left/whole/berk_jones/score"].to_pylist() == expected.score.tolist()
+    nothing = [value is None for value in table["left/whole/berk_jones/alpha"].to_pylist()]
+    assert nothing == np.isnan(expected.alpha).tolist()
+
+
+def test_export_refuses(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s.csv"
+    out.write_text("mine")
+    assert "s.csv exists" in refused("export", data.scores, "-o", out)
+    assert out.read_text() == "mine"
+    assert _exported(data.scores, out, "--overwrite").startswith("sample,id,")
+    assert ".csv or .parquet" in refused("export", data.scores, "-o", tmp_path / "s.xlsx")
+    assert "a score store" in refused("export", data.background, "-o", tmp_path / "b.csv")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install 'hpv[parquet]'" in refused("export", data.scores, "-o", tmp_path / "s.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+
+
+def test_no_space_left(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hpv.exporting.os.replace", full)
+    assert "no space left" in refused("export", data.scores, "-o", tmp_path / "s.csv", code=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- info ---
+
+
+def test_info_of_a_background(data: Data) -> None:
+    document = done("info", data.background, "--json").json
+    background = hpv.open(data.background)
+    assert (document["kind"], document["complete"], document["samples"]) == ("background", True, 600)
+    assert document["fingerprint"] == background.fingerprint
+    assert document["origin"] == {"model": "Net", "weights": "a" * 64}
+    layers = {layer["name"]: layer for layer in document["layers"]}
+    assert {name: layer["nodes"] for name, layer in layers.items()} == NODES
+    # Every node after a ReLU has the modal value 0, which half of the samples have.
+    assert (layers["conv"]["modal_nodes"], layers["hidden"]["modal_nodes"]) == (12, 0)
+    assert (layers["conv"]["nan"], layers["hidden"]["nan"]) == (0, 1)
+    assert sum(layer["nodes"] * layer["bytes_per_node"] for layer in layers.values()) == background.state_bytes
+    assert document["request"]["bins"] == 32
+    text = done("info", data.background).out
+    assert "background" in text
+    assert "32 balanced bins" in text
+    assert f"hpv fit of {data.normal}" in text
+
+
+def test_modal_nodes_are_counted_in_tiles(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = done("info", data.background, "--json").json
+    monkeypatch.setattr("hpv.cli.describing.TILE_VALUES", 1)
+    assert done("info", data.background, "--json").json == whole
+
+
+def test_info_of_activations(data: Data) -> None:
+    document = done("info", data.new, "--json").json
+    assert (document["kind"], document["samples"], document["ids"]) == ("activations", 40, True)
+    assert document["classes"] == {"0": 10, "1": 10, "2": 10, "3": 10}
+    assert [layer["bytes"] for layer in document["layers"]] == [40 * nodes * 4 for nodes in NODES.values()]
+    text = done("info", data.new).out
+    assert "40 with ids" in text
+    assert "Net, weights aaaaaaaaaaaa" in text
+    bare = done("info", data.bare, "--json").json
+    assert bare["layers"][0] | {"name": "activations", "nodes": 12, "dtype": "float32"} == bare["layers"][0]
+    assert bare["bytes_on_disk"] == data.bare.stat().st_size
+
+
+def test_info_of_scores(data: Data) -> None:
+    document = done("info", data.scores, "--json").json
+    assert (document["kind"], document["samples"], document["layers"]) == ("scores", 40, list(NODES))
+    assert len(document["kinds"]) == 12
+    text = done("info", data.scores).out
+    assert "right, left, two-sided" in text
+    assert str(data.background) in text
+
+
+def test_info_of_a_foreign_store_reports_missing_chunks(tmp_path: Path) -> None:
+    import zarr
+
+    array = zarr.create_array(tmp_path / "z", shape=(20, 4), chunks=(5, 4), dtype="f4")
+    array[:10] = 1
+    assert "2 chunks of activations have no file" in done("info", tmp_path / "z").out
+    outcome = done("fit", tmp_path / "z", "-o", tmp_path / "b.zarr")
+    assert "2 chunks have no file and are read as the fill value" in outcome.err
+
+
+# --- what is at the output already ---
+
+
+def fit_command(data: Data, bins: int = 32) -> list[object]:
+    return ["fit", data.normal, "--bins", bins, "--threads", 1]
+
+
+def score_command(data: Data, alpha_max: float = 0.5) -> list[object]:
+    return ["score", data.background, data.new, "--alpha-max", alpha_max, "--threads", 1]
+
+
+def capture_command(data: Data, layer: str = "0") -> list[object]:
+    source = data.normal.with_name("network.py")
+    source.write_text(
+        "import torch\n"
+        "def load():\n"
+        "    torch.manual_seed(0)\n"
+        "    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))\n"
+        "    return model, torch.randn(90, 6).split(30), [f'row {i}' for i in range(90)]\n"
+    )
+    return ["capture", f"{source}:load", "--layer", layer]
+
+
+PAIRS = {
+    "fit": (fit_command, 32, 16, "bins is 32 there and 16 here"),
+    "score": (score_command, 0.5, 0.25, "alpha_max is 0.5 there and 0.25 here"),
+    "capture": (capture_command, "0", "2", "layers.0 is"),
+}
+
+
+@pytest.fixture(params=list(PAIRS))
+def pair(
+    request: pytest.FixtureRequest, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[object], list[object], str]:
+    """A command, another one for the same output, and the difference as it is named."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    command, first, second, difference = PAIRS[request.param]
+    return command(data, first), command(data, second), difference
+
+
+def interrupted_after(blocks: int, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]) -> None:
+    """The next command meets this exception after some blocks; the one after it does not."""
+    advance, left = Meter.advance, [blocks]
+
+    def stop(self: Meter, amount: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            monkeypatch.setattr(Meter, "advance", advance)
+            raise kind
+        advance(self, amount)
+
+    monkeypatch.setattr(Meter, "advance", stop)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def test_complete_output(pair: tuple[list[object], list[object], str], tmp_path: Path) -> None:
+    same, other, difference = pair
+    out = tmp_path / "out.zarr"
+    assert done(*same, "-o", out, "--json").json["already_complete"] is False
+    before = snapshot(out)
+
+    again = done(*same, "-o", out)
+    assert "was complete already: nothing to do" in again.out
+    assert done(*same, "-o", out, "--json").json["already_complete"] is True
+    message = refused(*other, "-o", out)
+    assert difference in message
+    assert "another path, or overwrite it" in message
+    assert json.loads(run(*other, "-o", out, "--json").err.splitlines()[-1])["kind"] == "OutputExistsError"
+    assert snapshot(out) == before
+
+    assert done(*other, "-o", out, "--overwrite", "--json").json["already_complete"] is False
+    assert snapshot(out) != before
+    assert done(*other, "-o", out, "--json").json["already_complete"] is True
+
+
+def test_incomplete_output(
+    pair: tuple[list[object], list[object], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, other, difference = pair
+    out = tmp_path / "out.zarr"
+    done(*same, "-o", tmp_path / "undisturbed.zarr")
+    interrupted_after(1, monkeypatch, KeyboardInterrupt)
+    assert "interrupted; run the same command again" in refused(*same, "-o", out, code=130)
+
+    info = done("info", out, "--json").json
+    assert (info["complete"], info["store"]) == (False, str(out))
+    assert "incomplete: run the command that was writing it again" in done("info", out).out
+    assert "is incomplete" in refused("top" if same[0] == "score" else "fit", out, *(["-o", "x"] * (same[0] != "score")))
+    assert difference in refused(*other, "-o", out)
+
+    assert done(*same, "-o", out, "--json").json["already_complete"] is False
+    arrays = [{name: part for name, part in snapshot(folder).items() if not name.endswith("zarr.json")}
+              for folder in (out, tmp_path / "undisturbed.zarr")]  # fmt: skip
+    assert arrays[0] == arrays[1]
+
+
+def test_overwriting_an_incomplete_output(
+    pair: tuple[list[object], list[object], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, other, _ = pair
+    out = tmp_path / "out.zarr"
+    interrupted_after(1, monkeypatch, KeyboardInterrupt)
+    assert run(*same, "-o", out).code == 130
+    done(*other, "-o", out, "--overwrite")
+    assert done("info", out, "--json").json["complete"] is True
+
+
+def test_overwriting_keeps_the_old_one_until_the_new_one_is_complete(
+    pair: tuple[list[object], list[object], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same, other, _ = pair
+    out = tmp_path / "out.zarr"
+    done(*same, "-o", out)
+    before = snapshot(out)
+    interrupted_after(1, monkeypatch, KeyboardInterrupt)
+    assert run(*other, "-o", out, "--overwrite").code == 130
+    assert snapshot(out) == before
+    done(*other, "-o", out, "--overwrite")
+    assert done(*other, "-o", out, "--json").json["already_complete"] is True
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+
+
+# --- bad input ---
+
+
+BAD = {
+    "missing path": (("fit", "nowhere.npy", "-o", "x"), "nowhere.npy does not exist"),
+    "text file": (("fit", "note.txt", "-o", "x"), "note.txt is a file; give a Zarr store"),
+    "empty folder": (("info", "empty"), "empty is empty"),
+    "no store": (("info", "full"), "full is not a Zarr store"),
+    "bins": (("fit", "{bare}", "-o", "x", "--bins", "255"), "bins=255: give a whole number from 1 to 254"),
+    "binning": (("fit", "{bare}", "-o", "x", "--binning", "round"), "binning='round'"),
+    "pilot": (("fit", "{bare}", "-o", "x", "--pilot", "-3"), "--pilot -3: give a number of samples, auto or all"),
+    "memory": (("fit", "{bare}", "-o", "x", "--memory", "lots"), "memory='lots'"),
+    "threads": (("fit", "{bare}", "-o", "x", "--threads", "0"), "threads=0"),
+    "backend": (("fit", "{bare}", "-o", "x", "--backend", "abacus"), "backend='abacus'"),
+    "no labels": (("fit", "{bare}", "-o", "x", "--by-class"), "carry no labels"),
+    "labels gone": (("fit", "{bare}", "-o", "x", "--labels", "gone"), "--labels gone does not exist"),
+    "labels of words": (("fit", "{bare}", "-o", "x", "--labels", "note.txt"), "line 2 is 'two'"),
+    "few labels": (("fit", "{bare}", "-o", "x", "--labels", "few.txt"), "labels: shape (2,) for 600 samples"),
+    "edges": (("fit", "{bare}", "-o", "x", "--edges", "{scores}"), "is a score store; this needs a background"),
+    "no samples": (("fit", "none.npy", "-o", "x"), "there are no samples"),
+    "integers": (("fit", "integers.npy", "-o", "x"), "int64"),
+    "existing folder": (("fit", "{bare}", "-o", "full"), "full exists and is not a store of hpv"),
+    "background": (("score", "{scores}", "{new}", "-o", "x"), "is a score store; this needs a background"),
+    "activations": (("score", "{background}", "{background}", "-o", "x"), "is a background"),
+    "width": (("score", "{background}", "{bare}", "-o", "x"), "the activations have no layer conv, hidden"),
+    "tail": (("score", "{background}", "{new}", "-o", "x", "--tail", "both"), "'both'"),
+    "form": (("score", "{background}", "{new}", "-o", "x", "--form", "half"), "form='half'"),
+    "statistic": (("score", "{background}", "{new}", "-o", "x", "--statistic", "t"), "give one of berk_jones"),
+    "alpha": (("score", "{background}", "{new}", "-o", "x", "--alpha-max", "1.5"), "alpha_max=1.5"),
+    "alphas": (("score", "{background}", "{new}", "-o", "x", "--alphas", "few"), "alphas='few'"),
+    "layer": (("score", "{background}", "{new}", "-o", "x", "--layer", "fc9"), "choose one or more of conv, hidden"),
+    "against": (("score", "{background}", "{new}", "-o", "x", "--against", "own"), "the background has no classes"),
+    "keep": (("score", "{background}", "{new}", "-o", "x", "--keep", "all"), "keep='all'"),
+    "n": (("top", "{scores}", "--n", "0"), "--n 0: give a whole number from 1 on"),
+    "kind": (("top", "{scores}", "--statistic", "t"), "it has right, left, two-sided; subset, whole; berk_jones"),
+    "top of what": (("top", "{background}"), "is a background; this needs a score store"),
+    "parts": (("merge", "{background}", "gone", "-o", "x"), "gone does not exist"),
+    "seeds": (("demo", "--seeds", "0"), "seeds is 0"),
+    "demo folder": (("demo", "--out", "full"), "full holds something that no demo made"),
+}
+
+
+@pytest.fixture(scope="module")
+def corner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with things that are not what they should be."""
+    folder = tmp_path_factory.mktemp("corner")
+    (folder / "empty").mkdir()
+    (folder / "full").mkdir()
+    (folder / "full" / "thing").write_text("mine")
+    (folder / "note.txt").write_text("1\ntwo\n")
+    (folder / "few.txt").write_text("1\n2\n")
+    np.save(folder / "none.npy", np.zeros((0, 3)))
+    np.save(folder / "integers.npy", np.zeros((4, 3), np.int64))
+    return folder
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_bad_input(case: str, data: Data, corner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(corner)
+    before = snapshot(corner)
+    arguments, words = BAD[case]
+    filled = [part.format(**vars(data)) for part in arguments]
+    assert words in refused(*filled)
+    outcome = run(*filled, "--json")
+    assert (outcome.code, outcome.out) == (2, "")
+    document = json.loads(outcome.err.splitlines()[-1])
+    assert words in document["error"]
+    assert document["kind"] in ("InputError", "StoreError", "OutputExistsError")
+    assert snapshot(corner) == before
+    assert not (corner / "x").exists()
+
+
+def test_other_weights_are_a_warning(data: Data, tmp_path: Path) -> None:
+    save_activations(tmp_path / "a.zarr", {name: np.ones((5, n), np.float32) for name, n in NODES.items()},
+                     attributes={"model": "Net", "weights": "b" * 64})  # fmt: skip
+    outcome = done("score", data.background, tmp_path / "a.zarr", "-o", tmp_path / "s.zarr")
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
+    assert "weights bbbbbbbbbbbb" in line
+    assert "aaaaaaaaaaaa" in line
+    outcome = done("score", data.background, tmp_path / "a.zarr", "-o", tmp_path / "s.zarr", "--json")
+    assert "bbbbbbbbbbbb" in json.loads(outcome.err)["warning"]
+    assert outcome.json["already_complete"] is True
+
+
+def test_a_newer_store(data: Data, tmp_path: Path) -> None:
+    done("fit", data.bare, "-o", tmp_path / "b.zarr")
+    file = tmp_path / "b.zarr" / "zarr.json"
+    metadata = json.loads(file.read_text())
+    metadata["attributes"]["version"] = 99
+    file.write_text(json.dumps(metadata))
+    for command in ("info", "top"):
+        assert "version 99 of hpv-background" in refused(command, tmp_path / "b.zarr")
+
+
+# --- what fails while running ---
+
+
+def damaged(data: Data, folder: Path) -> Path:
+    """A copy of the normal activations with one byte changed."""
+    save_activations(folder / "a.zarr", {"conv": np.load(data.bare)})
+    (chunk,) = [path for path in (folder / "a.zarr" / "layers" / "conv" / "c").rglob("*") if path.is_file()]
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    return folder / "a.zarr"
+
+
+def test_a_corrupt_chunk(data: Data, tmp_path: Path) -> None:
+    broken = damaged(data, tmp_path)
+    message = refused("fit", broken, "-o", tmp_path / "b.zarr", code=3)
+    assert "chunk (0, 0)" in message
+    assert "layers/conv" in message
+    outcome = run("fit", broken, "-o", tmp_path / "b.zarr", "--json")
+    assert (outcome.code, outcome.out, json.loads(outcome.err)["kind"]) == (3, "", "DataError")
+    found = process("fit", broken, "-o", tmp_path / "b.zarr")
+    assert (found.returncode, found.stdout) == (3, "")
+    assert "Traceback" not in found.stderr
+    assert done("info", tmp_path / "b.zarr", "--json").json["complete"] is False
+
+
+def test_a_bug_shows_its_traceback(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a mistake of hpv")
+
+    monkeypatch.setattr("hpv.cli.describing.background_facts", broken)
+    outcome = run("info", data.background)
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert "this is a bug in hpv" in outcome.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_told_to_end(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    advance, sent = Meter.advance, []
+
+    def advance_and_be_killed(self: Meter, amount: int) -> None:
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+            assert self._stop.wait(10)
+        advance(self, amount)
+
+    monkeypatch.setattr(Meter, "advance", advance_and_be_killed)
+    handler = signal.getsignal(signal.SIGTERM)
+    if threads == 2:
+        # The handler runs in the main thread, which is not the one that waits for it.
+        monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4096)
+    else:
+        monkeypatch.setattr(threading_event(), "wait", lambda self, _: self.is_set())
+    message = refused("fit", data.normal, "-o", tmp_path / "b.zarr", "--threads", threads, code=75)
+    assert "fit was stopped" in message
+    assert "run the same command again" in message
+    assert signal.getsignal(signal.SIGTERM) is handler
+    monkeypatch.setattr(Meter, "advance", advance)
+    assert done("fit", data.normal, "-o", tmp_path / "b.zarr").code == 0
+
+
+def threading_event() -> type:
+    import threading
+
+    return threading.Event
+
+
+def test_told_to_end_twice() -> None:
+    with pytest.raises(hpv.StoppedError, match="run the same command again"), Meter("fit", 10, "bytes"):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_reader_that_has_seen_enough(data: Data) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "hpv", "info", str(data.new), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    os.close(write)
+    assert (found.returncode, found.stderr) == (1, "")
+
+
+# --- progress ---
+
+
+def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    with Lines("fit", 4096, "bytes") as meter:
+        meter.start("fit conv", 4096)
+        meter.advance(1024)
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("fit conv: 0 B")
+    assert second.startswith("fit conv: 25%, 1 KiB of 4 KiB, ")
+    assert second.endswith(" left")
+    assert last.startswith("fit: ")
+
+
+def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines("score", None, "bytes") as meter:
+        meter.start("score", 100)
+        for _ in range(100):
+            meter.advance(1)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert (meter.done, meter.total) == (100, 100)
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    meter = Terminal().meter("fit", 1000)
+    assert isinstance(meter, Bar)
+    with meter:
+        meter.start("fit conv", 1000)
+        meter.advance(500)
+        meter._progress.refresh()
+    shown = screen.getvalue()
+    assert "fit conv" in shown
+    assert "50%" in shown
+    assert "500 B" in shown
+
+
+def test_nothing_but_json(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    outcome = done("fit", data.normal, "-o", tmp_path / "b.zarr", "--json")
+    assert outcome.err == ""
+    assert outcome.json["out"] == str(tmp_path / "b.zarr")
+
+
+# --- capture ---
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module ``network_of_a_user`` in the current folder."""
+    (tmp_path / "network_of_a_user.py").write_text("""
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 4, 3)
+        self.head = torch.nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().flatten(1))
+
+def load():
+    torch.manual_seed(0)
+    return Net(), torch.randn(20, 1, 8, 8).split(8)
+
+def misfit():
+    return Net(), [torch.randn(20, 2, 8, 8)]
+
+def number():
+    return 3
+
+def no_model():
+    return load, [1]
+
+def failing():
+    raise KeyError("weights.pt")
+
+constant = 7
+""")
+    (tmp_path / "needs.py").write_text("import package_that_nobody_has\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("network_of_a_user", None)
+
+
+def test_capture(network: Path) -> None:
+    outcome = done("capture", "network_of_a_user:load", "-o", "a.zarr", "--layer", "c*", "--layer", "head")
+    assert "20 samples" in outcome.out
+    assert "144 nodes" in outcome.err  # said before anything is written
+    opened = hpv.open("a.zarr")
+    assert {name: layer.shape for name, layer in opened.layers.items()} == {"conv": (20, 144), "head": (20, 3)}
+    assert opened.labels is not None
+    document = done("capture", "network_of_a_user.py:load", "-o", "b.zarr", "--layer", "conv", "--layer", "head",
+                    "--reduce", "conv=mean", "--labels", "none", "--device", "cpu", "--json").json  # fmt: skip
+    assert [(layer["name"], layer["nodes"]) for layer in document["layers"]] == [("conv", 4), ("head", 3)]
+    assert hpv.open("b.zarr").labels is None
+    assert document["samples"] == 20
+    assert "mean" in done("info", "b.zarr").out
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "words"),
+    [
+        ("network_of_a_user", (), "give MODULE:FUNCTION"),
+        ("nowhere:load", (), "there is no module nowhere"),
+        ("nowhere.py:load", (), "nowhere.py does not exist"),
+        ("network_of_a_user:save", (), "network_of_a_user has no save; it has Net, load, misfit"),
+        ("network_of_a_user:constant", (), "is an int; name a function"),
+        ("network_of_a_user:number", (), "returned an int; let it return (model, batches)"),
+        ("network_of_a_user:no_model", (), "as its model; let it return a torch.nn.Module"),
+        ("network_of_a_user:failing", (), "failing failed: KeyError: 'weights.pt' ("),
+        ("needs:load", (), "needs failed: ModuleNotFoundError: No module named 'package_that_nobody_has'"),
+        ("network_of_a_user:load", ("--layer", "cnov"), "conv"),
+        ("network_of_a_user:load", ("--reduce", "median"), "median"),
+        ("network_of_a_user:load", ("--reduce", "mean", "--reduce", "conv=max"), "give one for all layers"),
+        ("network_of_a_user:load", ("--labels", "mine"), "'mine'"),
+    ],
+)
+def test_capture_refuses(network: Path, function: str, options: tuple[str, ...], words: str) -> None:
+    layers = () if "--layer" in options else ("--layer", "conv")
+    assert words in refused("capture", function, "-o", "a.zarr", *layers, *options)
+    assert not (network / "a.zarr").exists()
+
+
+def test_a_model_that_fails(network: Path) -> None:
+    message = refused("capture", "network_of_a_user:misfit", "-o", "a.zarr", "--layer", "conv", code=3)
+    assert "network_of_a_user:misfit: its model or its batches failed: RuntimeError" in message
+
+
+def test_capture_without_torch(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = refused("capture", "network_of_a_user:load", "-o", "a.zarr", "--layer", "conv")
+    assert "pip install 'hpv[torch]'" in message
+
+
+# --- demo ---
+
+
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Result:
+        def summary(self) -> dict[str, Any]:
+            return {"folder": "seed-0", "rows": [{"area": float("nan")}]}
+
+    def pretend(out: str, *, seeds: int, console: Any) -> Result:
+        console.print(f"{seeds} seeds in {out}")
+        return Result()
+
+    monkeypatch.setattr(hpv.demo, "run", pretend)
+    outcome = done("demo", "--seeds", 3, "--out", tmp_path)
+    assert outcome.out.strip() == f"3 seeds in {tmp_path}"
+    outcome = done("demo", "--seeds", 3, "--out", tmp_path, "--json")
+    assert outcome.json == {"command": "demo", "folder": "seed-0", "rows": [{"area": None}]}
+    assert outcome.err.strip() == f"3 seeds in {tmp_path}"
+
+
+# --- as a process ---
+
+
+def test_the_whole_way_as_processes(data: Data, tmp_path: Path) -> None:
+    assert process("fit", data.bare, "-o", "b.zarr", cwd=tmp_path).returncode == 0
+    again = process("fit", data.bare, "-o", "b.zarr", "--json", cwd=tmp_path)
+    assert (again.returncode, json.loads(again.stdout)["already_complete"], again.stderr) == (0, True, "")
+    other = process("fit", data.bare, "-o", "b.zarr", "--bins", 5, cwd=tmp_path)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert other.stderr == f"error: {tmp_path}/b.zarr holds something else: bins is 32 there and 5 here. Use another " \
+                           "path, or overwrite it.\n"  # fmt: skip
+    assert process("fit", cwd=tmp_path).returncode == 2
+    assert torch.get_num_threads() > 0

@@ -1,0 +1,26 @@
+"""The examples in the docstrings of public functions are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+
+import hpv
+
+PUBLIC = [name for name in hpv.__all__ if not inspect.isclass(getattr(hpv, name))]
+MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | {"hpv.background", "hpv.scanning"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples(module):
+    results = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+    assert results.attempted > 0
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_have_an_example(name):
+    assert ">>>" in (getattr(hpv, name).__doc__ or "")
