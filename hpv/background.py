@@ -124,6 +124,11 @@ class Background:
         return digest.hexdigest()
 
     @functools.cached_property
+    def kept(self) -> dict[tuple[str, ...], Any]:
+        """What earlier answers were looked up in, for the next ones."""
+        return {}
+
+    @functools.cached_property
     def groups(self) -> list[int]:
         """Indices of the classes that have counts of their own; the others use the pooled ones."""
         if self.classes is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -13,12 +13,17 @@ from hpv.background import Background, check_layers
 from hpv.backends import get_backend
 from hpv.errors import InputError
 from hpv.fitting import Block, check_labels, read_block
-from hpv.floats import keys_as_float64
+from hpv.floats import FloatFormat, keys_as_float64
 from hpv.planning import LARGEST_BLOCK, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
 from hpv.scanning import ScanResult, subset_nodes
 from hpv.scoring import CACHED_CODES, prepare_score, run_score
 from hpv.sources import Activations, Layer, open_activations
+
+TILE_NODES = 65_536
+"""Nodes whose tables are made at once."""
+SMALL = 2**18
+"""Values that one thread has done before others would have started."""
 
 
 def encode(background: Background, x: Any, out: Any) -> Any:
@@ -27,18 +32,27 @@ def encode(background: Background, x: Any, out: Any) -> Any:
     results = {}
     for name, theirs in check_layers(background, source).items():
         layer = source.layers[theirs]
-        given = _given(out, source, theirs)
-        codes = _result(given, layer.shape, np.uint8, f"out of layer {theirs}")
-        closed = background.closed(name)
-        backend = get_backend()
-        coder = backend.make_coder(closed.edges_for(layer.form), layer.form)
-
-        def work(block: Any, rows: slice, codes: np.ndarray = codes, coder: Any = coder) -> None:
-            backend.encode(coder, block.bits, block.first, codes[rows])
-
-        _walk(layer, work)
+        codes = _result(_given(out, source, theirs), layer.shape, np.uint8, f"out of layer {theirs}")
+        for tile in _tiles(layer):
+            _encode_tile(background, name, layer, tile, codes)
         results[theirs] = codes
     return _answer(results, source)
+
+
+def _encode_tile(background: Background, name: str, layer: Layer, tile: slice, codes: np.ndarray) -> None:
+    backend, buffers = get_backend(), streaming.Buffers()
+    coder = _coder(background, name, tile, layer.form)
+    width = tile.stop - tile.start
+
+    def work(block: Block, rows: slice) -> None:
+        if width == layer.shape[1]:
+            backend.encode(coder, block.bits, block.first, codes[rows])
+        else:
+            part = buffers.get("codes", (rows.stop - rows.start, width), np.uint8)
+            backend.encode(coder, block.bits, block.first, part)
+            codes[rows, tile] = part
+
+    _walk(layer, tile, work)
 
 
 def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, out: Any) -> Any:
@@ -61,30 +75,68 @@ def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, 
             _result(None if given is None else given[end], layer.shape, kind, f"out of layer {theirs}")
             for end in (0, 1)
         )
-        _fill_ranges(background, name, layer, tail, kind, group, pair)
+        for tile in _tiles(layer):
+            _fill_ranges(background, name, layer, tile, tail, group, pair)
         results[theirs] = pair
     return _answer(results, source)
 
 
 def _fill_ranges(
-    background: Background, name: str, layer: Layer, tail: str, kind: np.dtype, group: np.ndarray, pair: Any
+    background: Background, name: str, layer: Layer, tile: slice, tail: str, group: np.ndarray, pair: Any
 ) -> None:
-    closed = background.closed(name)
-    tables = range_tables(closed.survivors, closed.counted, tail)
-    if kind == np.float32:
-        tables = outward(*tables)
     backend, buffers = get_backend(), streaming.Buffers()
-    coder = backend.make_coder(closed.edges_for(layer.form), layer.form)
-    step = max(64, CACHED_CODES // layer.shape[1])
+    kind, width = pair[0].dtype, tile.stop - tile.start
+    coder = _coder(background, name, tile, layer.form)
+    tables = _ranges(background, name, tile, tail, kind)
+    step = max(64, CACHED_CODES // width)
 
-    def work(block: Any, rows: slice) -> None:
+    def work(block: Block, rows: slice) -> None:
         for piece in streaming.blocks(slice(0, rows.stop - rows.start), step):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
-            codes = buffers.get("codes", (piece.stop - piece.start, layer.shape[1]), np.uint8)
+            shape = (piece.stop - piece.start, width)
+            codes = buffers.get("codes", shape, np.uint8)
             backend.encode(coder, block.bits[piece], block.first, codes)
-            backend.look_up_ranges(codes, group[at], tables, (pair[0][at], pair[1][at]))
+            if width == layer.shape[1]:
+                backend.look_up_ranges(codes, group[at], tables, (pair[0][at], pair[1][at]))
+            else:
+                parts = buffers.get("pmin", shape, kind), buffers.get("pmax", shape, kind)
+                backend.look_up_ranges(codes, group[at], tables, parts)
+                pair[0][at, tile], pair[1][at, tile] = parts
 
-    _walk(layer, work)
+    _walk(layer, tile, work)
+
+
+def _tiles(layer: Layer) -> list[slice]:
+    """All nodes, in parts whose tables are of moderate size."""
+    return list(streaming.blocks(slice(0, layer.shape[1]), TILE_NODES))
+
+
+def _coder(background: Background, name: str, tile: slice, form: FloatFormat) -> Any:
+    """The coder of some nodes; kept with the background where it is small, for the next call."""
+
+    def make() -> Any:
+        return get_backend().make_coder(background.closed(name, tile).edges_for(form), form)
+
+    return _kept(background, name, ("coder", name, form.name), make)
+
+
+def _ranges(background: Background, name: str, tile: slice, tail: str, kind: np.dtype) -> Any:
+    """pmin and pmax by group, node and code, as float64 or as float32 rounded outward; kept like coders."""
+
+    def make() -> Any:
+        closed = background.closed(name, tile)
+        tables = range_tables(closed.survivors, closed.counted, tail)
+        return outward(*tables) if kind == np.float32 else tables
+
+    return _kept(background, name, ("ranges", name, tail, kind.name), make)
+
+
+def _kept(background: Background, name: str, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+    if background.layers[name].nodes > TILE_NODES:
+        return make()
+    if key not in background.kept:
+        background.kept[key] = make()
+    return background.kept[key]
 
 
 def scan(
@@ -155,19 +207,18 @@ def _quantile(closed: Any, q: Fraction) -> tuple[np.ndarray, np.ndarray]:
     return values[0], values[1]
 
 
-def _walk(layer: Layer, work: Any) -> None:
-    """``work(block, rows)`` over a layer, in the threads of this process."""
-    nodes = layer.shape[1]
-    threads = thread_count(None)
+def _walk(layer: Layer, tile: slice, work: Callable[[Block, slice], None]) -> None:
+    """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
+    samples, nodes = layer.shape[0], tile.stop - tile.start
+    threads = 1 if samples * nodes < SMALL else thread_count(None)
     step = max(64, LARGEST_BLOCK // (nodes * layer.form.key.itemsize))
     buffers = streaming.Buffers()
 
     def task(rows: slice) -> None:
         for part in streaming.blocks(rows, step):
-            work(read_block(layer, part, slice(0, nodes), buffers), part)
+            work(read_block(layer, part, tile, buffers), part)
 
-    small = layer.shape[0] * nodes < 2**18
-    streaming.run(task, streaming.split(slice(0, layer.shape[0]), 1 if small else threads, 64), 1 if small else threads)
+    streaming.run(task, streaming.split(slice(0, samples), threads, 64), threads)
 
 
 def _given(out: Any, source: Activations, layer: str) -> Any:

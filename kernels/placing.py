@@ -38,10 +38,14 @@ def run_end(ordered, start, stop):
 
 @kernel
 def run_start(ordered, place, first):
-    """First place at or after ``first`` where the value at ``place`` stands."""
+    """First place at or after ``first`` where the value at ``place`` stands, by galloping."""
     value = ordered[place]
-    low = first - 1
+    step = 1
     high = place
+    while high - step >= first and ordered[high - step] == value:
+        high -= step
+        step *= 2
+    low = max(high - step, first - 1)
     while high - low > 1:
         middle = (low + high) // 2
         if ordered[middle] == value:

@@ -65,20 +65,29 @@ def capture(
     function: Annotated[
         str,
         Argument(
-            metavar="MODULE:FUNCTION", show_default=False,
+            metavar="MODULE:FUNCTION",
+            show_default=False,
             help="Returns (model, batches) or (model, batches, ids). FILE.py:FUNCTION is fine, too.",
         ),
     ],
     out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Activation store to write.", show_default=False)],
     layer: Annotated[
         list[str],
-        Option("--layer", metavar="PATTERN", help="Module name, or pattern with * and ?; again for more.",
-               show_default=False),
+        Option(
+            "--layer",
+            metavar="PATTERN",
+            help="Module name, or pattern with * and ?; again for more.",
+            show_default=False,
+        ),
     ],
     reduce: Annotated[
         list[str] | None,
-        Option("--reduce", metavar="flatten|mean|max", help="What becomes a node: every value, or a channel over all "
-               "positions. PATTERN=mean for some layers only. Default: flatten."),
+        Option(
+            "--reduce",
+            metavar="flatten|mean|max",
+            help="What becomes a node: every value, or a channel over all "
+            "positions. PATTERN=mean for some layers only. Default: flatten.",
+        ),
     ] = None,
     labels: Annotated[
         str, Option("--labels", metavar="argmax|targets|none", help="The model's class, or that of the batches.")
@@ -224,9 +233,7 @@ def info(
 @app.command(epilog="Example: hpv export scores.zarr -o scores.csv")
 def export(
     scores: o.ScoresPath,
-    out: Annotated[
-        str, Option("-o", "--out", metavar="FILE", help="FILE.csv or FILE.parquet.", show_default=False)
-    ],
+    out: Annotated[str, Option("-o", "--out", metavar="FILE", help="FILE.csv or FILE.parquet.", show_default=False)],
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
@@ -240,5 +247,5 @@ def demo(
     out: Annotated[str, Option("-o", "--out", metavar="FOLDER", help="Where its stores are left.")] = "hpv-demo",
     json: o.Json = False,
 ) -> Work:
-    """Find anomalies among handwritten digits: the whole way in minutes."""
+    """Find anomalies among handwritten digits, from start to end."""
     return _work("running", "demo", locals())

@@ -102,9 +102,11 @@ def _load(place: str) -> Any:
     if place.endswith(".py"):
         return _blaming(place, InputError, lambda: _load_file(Path(place)))
     _find_neighbours(Path.cwd())
+    spec = None
     with suppress(ModuleNotFoundError, ValueError):
-        if importlib.util.find_spec(place) is not None:
-            return _blaming(place, InputError, lambda: importlib.import_module(place))
+        spec = importlib.util.find_spec(place)
+    if spec is not None:
+        return _blaming(place, InputError, lambda: importlib.import_module(place))
     raise InputError(
         f"there is no module {place} here or among the installed ones; give MODULE:FUNCTION, or FILE.py:FUNCTION."
     )

@@ -283,7 +283,9 @@ def _words(request: Mapping[str, Any]) -> str:
     paths = list(dict.fromkeys(layer["path"] for layer in layers.values() if "path" in layer))
     text += f" of {', '.join(paths)}" if paths else ""
     shown = [f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in rest.items()]
-    return ": ".join([text, *(["; ".join(one if len(one) <= 90 else f"{one[:87]}..." for one in shown)] if shown else [])])
+    return ": ".join(
+        [text, *(["; ".join(one if len(one) <= 90 else f"{one[:87]}..." for one in shown)] if shown else [])]
+    )
 
 
 def _origin(origin: Mapping[str, Any]) -> list[str]:

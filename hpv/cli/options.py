@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 Activations = Annotated[
-    str, Argument(metavar="ACTIVATIONS", help="Activation store, Zarr array or group, or .npy file.", show_default=False)
+    str,
+    Argument(metavar="ACTIVATIONS", help="Activation store, Zarr array or group, or .npy file.", show_default=False),
 ]
 BackgroundPath = Annotated[str, Argument(metavar="BACKGROUND", help="Made by hpv fit or merge.", show_default=False)]
 ScoresPath = Annotated[str, Argument(metavar="SCORES", help="Made by hpv score.", show_default=False)]

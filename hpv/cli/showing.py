@@ -68,9 +68,7 @@ def open_scores(path: str) -> Scores:
 
 def choose_kind(scores: Scores, wanted: tuple[str | None, ...]) -> tuple[str, str, str]:
     """The kind with the given tail, form and statistic; where some are not given, the usual ones or the first."""
-    fitting = [
-        kind for kind in scores.kinds if all(w is None or w == k for w, k in zip(wanted, kind, strict=True))
-    ]
+    fitting = [kind for kind in scores.kinds if all(w is None or w == k for w, k in zip(wanted, kind, strict=True))]
     if not fitting:
         asked = " ".join(part for part in wanted if part)
         there = "; ".join(", ".join(dict.fromkeys(names)) for names in zip(*scores.kinds, strict=True))
@@ -78,9 +76,7 @@ def choose_kind(scores: Scores, wanted: tuple[str | None, ...]) -> tuple[str, st
     return max(fitting, key=lambda kind: [k == p for k, p in zip(kind, PREFERRED, strict=True)])
 
 
-def highest(
-    scores: Scores, kind: tuple[str, str, str], n: int, background: Background | None
-) -> list[dict[str, Any]]:
+def highest(scores: Scores, kind: tuple[str, str, str], n: int, background: Background | None) -> list[dict[str, Any]]:
     """The n samples with the highest scores, best first; equal ones in the order of the samples."""
     found, ids = scores.get(*kind), scores.ids
     order = np.argsort(-found.score, kind="stable")[:n]

@@ -122,8 +122,9 @@ class Meter:
     def advance(self, done: int) -> None:
         """So much more is done; ``StoppedError`` in the thread that works if it is to end."""
         if self._stop.is_set():
-            raise StoppedError(f"{self._command} was stopped after {self.describe()}; run the same command again, it "
-                               "continues.")  # fmt: skip
+            raise StoppedError(
+                f"{self._command} was stopped after {self._amount(self.done)}; run the same command again, it continues."
+            )
         with self._lock:
             self.done += done
             self.show()
@@ -146,12 +147,15 @@ class Meter:
 
     def describe(self) -> str:
         """Done, of how much, rate and time left."""
-        text, rate = self._amount(self.done), self.done / self.seconds
-        if 0 < self.done < self.total:
-            left = (self.total - self.done) / rate
-            share = f"{self.done / self.total:.0%}, {text} of {self._amount(self.total)}"
-            return f"{share}, {self._amount(rate)}/s, {_duration(left)} left"
-        return f"{text} in {_duration(self.seconds)}, {self._amount(rate)}/s"
+        rate = self.done / self.seconds
+        if not 0 < self.done < self.total:
+            return self.summary()
+        amounts = f"{self.done / self.total:.0%}, {self._amount(self.done)} of {self._amount(self.total)}"
+        return f"{amounts}, {self._amount(rate)}/s, {_duration((self.total - self.done) / rate)} left"
+
+    def summary(self) -> str:
+        """Done, time and rate."""
+        return f"{self._amount(self.done)} in {_duration(self.seconds)}, {self._amount(self.done / self.seconds)}/s"
 
     def _amount(self, count: float) -> str:
         if self._unit != "bytes":
@@ -197,7 +201,7 @@ class Lines(Meter):
     def close(self) -> None:
         """A last line."""
         if self.done:
-            typer.echo(f"{self._command}: {self.describe()}", err=True)
+            typer.echo(f"{self._command}: {self.summary()}", err=True)
 
 
 class Bar(Meter):
@@ -226,7 +230,7 @@ class Bar(Meter):
         """A line in the place of the bar."""
         self._progress.stop()
         if self.done:
-            typer.echo(f"{self._command}: {self.describe()}", err=True)
+            typer.echo(f"{self._command}: {self.summary()}", err=True)
 
 
 def grid(rows: Sequence[tuple[str, object]]) -> str:

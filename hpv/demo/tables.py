@@ -88,6 +88,7 @@ def print_next_steps(console: Console, out: Path, folder: Path) -> None:
     for command in (
         f"hpv info {background}",
         f"hpv top {scores} --n 20",
+        f"hpv top {scores} --n 3 --nodes --background {background}",
         f"hpv plan fit {folder / 'background-activations.zarr'}",
         f"hpv score {background} {folder / 'test-activations.zarr'} -o {folder / 'right-only.zarr'} --tail right",
         f"hpv export {scores} -o {folder / 'scores.csv'}",

@@ -1,0 +1,197 @@
+"""Jobs of the streaming benchmark, each in a fresh process: ``python -m benchmarks.child JOB ARGUMENTS``.
+
+A job is a generator. The first ``yield`` comes after the imports, the next after the kernels are loaded, the last with
+the result; every ``yield`` prints its value and waits for a line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import halves, together
+
+IMPORTS = (
+    "dask.threaded", "zarr", "numba", "hpv.fitting", "hpv.opening", "hpv.scoring", "hpv.scores", "hpv.sources",
+    "hpv.store", "hpv.backends.cpu", "hpv.kernels.coding", "hpv.kernels.placing", "hpv.kernels.ranging",
+    "hpv.kernels.sorting", "hpv.kernels.tallying",
+)  # fmt: skip
+Steps = Iterator[dict[str, Any]]
+
+
+def load() -> dict[str, Any]:
+    """Have the kernels loaded, or compiled: a tiny fit and scan."""
+    import hpv
+
+    start = time.perf_counter()
+    background = hpv.fit(np.random.default_rng(0).normal(size=(200, 70)).astype(np.float32), threads=1)
+    background.scan(np.zeros((70, 70), np.float32))
+    return {"loading": time.perf_counter() - start}
+
+
+def fit(store: str, out: str, memory: str, threads: int) -> Steps:
+    """What ``hpv fit`` does."""
+    from hpv.fitting import prepare_fit
+    from hpv.opening import fit_to_store
+
+    yield {}
+    yield load()
+    start = time.perf_counter()
+    ready = prepare_fit(store, memory=memory, threads=threads)
+    background, _ = fit_to_store(ready, out)
+    yield {"seconds": time.perf_counter() - start, "planned": ready.plan.peak, "fingerprint": background.fingerprint}
+
+
+def score(store: str, background: str, out: str, memory: str, threads: int) -> Steps:
+    """What ``hpv score`` does."""
+    import hpv
+    from hpv.scoring import prepare_score
+
+    yield {}
+    yield load()
+    planned = prepare_score(hpv.open(background), store, memory=memory, threads=threads).plan.peak
+    start = time.perf_counter()
+    hpv.score(hpv.open(background), store, out, keep=("codes",), memory=memory, threads=threads)
+    yield {"seconds": time.perf_counter() - start, "planned": planned}
+
+
+def fit_in_memory(store: str, memory: str, threads: int) -> Steps:
+    """The fit of the same values as one array."""
+    import hpv
+
+    yield {}
+    values = whole(store, threads)
+    yield load()
+    start = time.perf_counter()
+    background = hpv.fit({layer_name(store): values}, memory=memory, threads=threads)
+    yield {"seconds": time.perf_counter() - start, "fingerprint": background.fingerprint}
+
+
+def score_in_memory(store: str, background: str, memory: str, threads: int) -> Steps:
+    """The scores of the same values as one array; nothing is written."""
+    import hpv
+    from hpv.scoring import prepare_score, run_score
+    from hpv.streaming import Quiet
+
+    yield {}
+    values = whole(store, threads)
+    yield load()
+    start = time.perf_counter()
+    parts: list[Any] = []
+    ready = prepare_score(
+        hpv.open(background), {layer_name(store): values}, keep=(), memory=memory, threads=threads
+    )  # type: ignore[arg-type]
+    run_score(ready, Quiet(), lambda _, results: parts.append(results))
+    yield {"seconds": time.perf_counter() - start}
+
+
+def read(store: str, memory: str, threads: int, pilot: bool, write: str | None = None) -> Steps:
+    """Only read the chunks, with ``pilot`` those of the pilot first; for ``write`` also write a byte per value there."""
+    yield {}
+    files, count = chunk_files(store, memory, threads, pilot)
+    size = os.path.getsize(files[0])
+    plan = [(file, 0) for file in files[:count]] + [(file, size // 4) for file in files[count:]]
+    if write is None:
+        plan = [(file, 0) for file in files]
+    yield {}
+    start = time.perf_counter()
+    bare_loop(plan, size, threads, write)
+    found = time.perf_counter() - start
+    if write is not None:
+        shutil.rmtree(write)
+    yield {"seconds": found, "chunks": len(files), "bytes": len(files) * size}
+
+
+def bare_loop(plan: list[tuple[str, int]], size: int, threads: int, write: str | None) -> None:
+    """Read files into a reused buffer; after each write so many bytes to a file of its own."""
+    if write is not None:
+        os.makedirs(write)
+
+    def work(part: slice) -> None:
+        buffer = np.zeros(size, np.uint8)
+        for number in range(part.start, part.stop):
+            name, written = plan[number]
+            file = os.open(name, os.O_RDONLY)
+            os.preadv(file, [buffer], 0)
+            os.close(file)
+            if write is not None and written:
+                file = os.open(f"{write}/{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.write(file, buffer[:written])
+                os.close(file)
+
+    together([lambda part=part: work(part) for part in halves(len(plan), threads)])  # type: ignore[misc]
+
+
+def chunk_files(store: str, memory: str, threads: int, pilot: bool) -> tuple[list[str], int]:
+    """The files that a fit reads, in its order: those of the pilot, then all; and how many the pilot's are."""
+    import zarr
+
+    from hpv.fitting import prepare_fit
+
+    array = zarr.open_group(store, mode="r")[f"layers/{layer_name(store)}"]
+    rows = array.chunks[0]
+    folder = os.path.join(store, array.path)
+    files = [
+        os.path.join(folder, array.metadata.encode_chunk_key((row, column)))
+        for row in range(-(-array.shape[0] // rows)) for column in range(-(-array.shape[1] // array.chunks[1]))
+    ]  # fmt: skip
+    if not pilot:
+        return files, 0
+    across = len(files) // -(-array.shape[0] // rows)
+    (layer,) = prepare_fit(store, memory=memory, threads=threads).plan.layers
+    touched = sorted({row for run in layer.pilot for row in range(run.start // rows, -(-run.stop // rows))})
+    first = [files[row * across + column] for row in touched for column in range(across)]
+    return first + files, len(first)
+
+
+def layer_name(store: str) -> str:
+    """Of the only layer."""
+    with open(os.path.join(store, "zarr.json"), encoding="utf-8") as file:
+        (layer,) = json.load(file)["attributes"]["layers"]
+    name: str = layer["name"]
+    return name
+
+
+def whole(store: str, threads: int) -> np.ndarray:
+    """The layer as an array in memory."""
+    import hpv
+
+    (layer,) = hpv.open(store).layers.values()
+    values = np.empty(layer.shape, layer.form.storage)
+    steps = [slice(at, min(at + 4096, len(values))) for at in range(0, len(values), 4096)]
+
+    def work(part: slice) -> None:
+        for rows in steps[part]:
+            values[rows] = layer.read(rows, slice(0, values.shape[1]))
+
+    together([lambda part=part: work(part) for part in halves(len(steps), threads)])  # type: ignore[misc]
+    return values
+
+
+JOBS: dict[str, Callable[..., Steps]] = {
+    "fit": fit, "score": score, "fit_in_memory": fit_in_memory, "score_in_memory": score_in_memory, "read": read,
+}  # fmt: skip
+
+
+def main(job: str, arguments: str) -> None:
+    """Do a job, step by step."""
+    for name in IMPORTS:
+        importlib.import_module(name)
+    steps = JOBS[job](**json.loads(arguments))
+    while sys.stdin.readline():
+        found = next(steps, None)
+        if found is None:
+            return
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,101 @@
+"""The public calls in memory, as multiples of a copy of the same array in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import hpv
+from benchmarks.measuring import (
+    Options,
+    Table,
+    best,
+    compute_gain,
+    copy_in_threads,
+    half_relu,
+    met,
+    processors,
+)
+
+TARGETS = {
+    "fit at given edges, 10 bins": 2.0,
+    "fit at given edges, 32 bins": 3.5,
+    "fit, 32 bins": 6.0,
+    "encode, 10 bins": 2.5,
+    "encode, 32 bins": 4.0,
+    "encode, 254 bins": 5.0,
+    "pvalues float32, 32 bins": 6.0,
+    "scan, grid, 32 bins": 5.0,
+}
+"""Most copies that a call may cost on one thread."""
+LEAST_GAIN = 1.7
+"""Of two threads; or ``OF_COMPUTE`` of what work gains that needs no memory."""
+OF_COMPUTE = 0.9
+COLUMNS = ("call", "ns_per_value", "copies", "most", "met", "threads", "gain", "least_gain", "gain_met")
+
+
+def measure(options: Options) -> list[Table]:
+    """One thread, then all of them."""
+    values = half_relu(options.samples, options.nodes)
+    table = Table(
+        "library", f"Library calls, {options.samples:,} x {options.nodes:,} float32, half Gaussian, half ReLU", COLUMNS
+    )
+    target = np.empty_like(values)
+    with processors(options.threads) as threads:
+        calls = prepare(values)
+    found: dict[int, dict[str, float]] = {}
+    for count in (1, threads) if threads > 1 else (1,):
+        with processors(count):
+            cases = {name: partial(call, count) for name, call in calls.items()}
+            cases["copy"] = partial(copy_in_threads, values, target, count)
+            found[count] = best(cases, options.rounds)
+    limit = compute_gain(threads, options.rounds) if threads > 1 else None
+    for name in ("copy", *calls):
+        table.add(**_row(name, found, values.size, threads, limit))
+    if limit is None:
+        table.notes.append("One processor is allowed: no gain of several threads.")
+    else:
+        table.notes.append(f"Work that needs no memory is done {limit:.2f} times as often by {threads} threads.")
+    table.notes.append("encode and pvalues write to arrays that were given; fit and scan allocate what they return.")
+    return [table]
+
+
+def prepare(values: np.ndarray) -> dict[str, Callable[[int], Any]]:
+    """The calls; each takes the number of threads."""
+    edges = {bins: hpv.edges(values, bins=bins) for bins in (10, 32)}
+    backgrounds = {bins: hpv.fit(values, bins=bins) for bins in (10, 32, 254)}
+    codes = np.empty(values.shape, np.uint8)
+    ranges = (np.empty(values.shape, np.float32), np.empty(values.shape, np.float32))
+    calls: dict[str, Callable[[int], Any]] = {
+        f"fit at given edges, {bins} bins": lambda threads, bins=bins: hpv.fit(
+            values, edges=edges[bins], threads=threads
+        )
+        for bins in (10, 32)
+    }
+    calls["fit, 32 bins"] = lambda threads: hpv.fit(values, bins=32, threads=threads)
+    for bins in (10, 32, 254):
+        calls[f"encode, {bins} bins"] = lambda _, bins=bins: backgrounds[bins].encode(values, out=codes)
+    calls["pvalues float32, 32 bins"] = lambda _: backgrounds[32].pvalues(values, out=ranges)
+    calls["scan, grid, 32 bins"] = lambda _: backgrounds[32].scan(values, alphas="grid")
+    calls["scan, all alphas, 32 bins"] = lambda _: backgrounds[32].scan(values, alphas="all")
+    return calls
+
+
+def _row(
+    name: str, found: dict[int, dict[str, float]], size: int, threads: int, limit: float | None
+) -> dict[str, Any]:
+    one = found[1]
+    copies, most = one[name] / one["copy"], TARGETS.get(name)
+    row: dict[str, Any] = {
+        "call": name, "ns_per_value": one[name] / size * 1e9, "copies": copies, "most": most,
+        "met": None if most is None else met(copies, most=most),
+    }  # fmt: skip
+    if limit is not None:
+        gain, least = one[name] / found[threads][name], min(LEAST_GAIN, OF_COMPUTE * limit)
+        row |= {"threads": threads, "gain": gain}
+        if name != "copy":
+            row |= {"least_gain": least, "gain_met": met(gain, least=least)}
+    return row

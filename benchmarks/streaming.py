@@ -1,0 +1,121 @@
+"""Stores larger than memory: time beside a bare loop and the same work in memory, and private memory."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measuring import MIB, Options, Table, half_relu, met
+from benchmarks.watching import Child, empty_page_cache
+
+NODES = 4_096
+MOST_TIME = 1.2
+"""Times the sum of reading and computing."""
+COLUMNS = (
+    "what", "page_cache", "seconds", "read_s", "compute_s", "ratio", "most", "in_time",
+    "private_MiB", "budget_MiB", "in_budget", "planned_MiB", "loading_s",
+)  # fmt: skip
+
+
+def measure(options: Options) -> list[Table]:
+    """Fit and score of a store on disk; the folder is removed, whatever happens."""
+    table = Table("streaming", "Streaming an uncompressed Zarr store", COLUMNS)
+    folder = Path(tempfile.mkdtemp(prefix="hpv-benchmark-", dir=options.folder))
+    try:
+        store = folder / "activations"
+        samples = write_store(store, options.store_bytes)
+        table.title += f", {samples:,} x {NODES:,} float32, {options.threads} threads, memory {options.memory}"
+        job = {"store": str(store), "memory": options.memory, "threads": options.threads}
+        background = folder / "background"
+        _run(Child("fit", **job, out=str(background)))
+        compute = {
+            what: min(_run(Child(f"{what}_in_memory", **job, **more))["seconds"] for _ in range(options.rounds))
+            for what, more in (("fit", {}), ("score", {"background": str(background)}))
+        }
+        caches = ["warm"]
+        if options.cold and empty_page_cache():
+            caches.append("cold")
+        elif options.cold:
+            table.notes.append("The page cache may be emptied by root only: no cold figures.")
+        for what in ("fit", "score"):
+            for cache in caches:
+                table.add(**_compare(what, cache, job, folder, compute[what], options))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    table.notes += [
+        "seconds: plan, read, compute and write, kernels loaded. read: a bare loop over the same chunks into one reused",
+        "buffer per thread, the pilot's chunks included, and for score as many bytes written as there are codes.",
+        "compute: the same values as one array. private: above what the imports take, loading of kernels included.",
+    ]
+    return [table]
+
+
+def write_store(path: Path, size: int) -> int:
+    """An activation store of about ``size`` bytes, half Gaussian and half ReLU; how many samples it holds."""
+    from hpv.floats import FORMATS
+    from hpv.store import ACTIVATIONS, ActivationWriter, Output
+
+    samples = max(size // (NODES * 4), 64)
+    base = half_relu(min(samples, 2048), NODES)
+    with Output.begin(path, ACTIVATIONS, {"benchmark": samples}, overwrite=False) as output:
+        writer = ActivationWriter(output, {"layer": (NODES, FORMATS["float32"])})
+        block = np.empty_like(base)
+        for start in range(0, samples, len(base)):
+            # Other values in every block, at a hundredth of the cost of drawing them.
+            np.multiply(base, np.float32(1 + 1e-4 * (start // len(base))), out=block)
+            writer.append({"layer": block[: samples - start]})
+        writer.finish()
+    return samples
+
+
+def _compare(
+    what: str, cache: str, job: dict[str, Any], folder: Path, compute: float, options: Options
+) -> dict[str, Any]:
+    """One row: hpv and the bare loop in turns."""
+    rounds = options.rounds if cache == "warm" else 1
+    more = {} if what == "fit" else {"background": str(folder / "background")}
+    write = None if what == "fit" else str(folder / "bytes")
+    ours, bare = [], []
+    for _ in range(rounds):
+        out = folder / "out"
+        ours.append(_run(Child(what, **job, **more, out=str(out)), cache == "cold"))
+        shutil.rmtree(out)
+        bare.append(_run(Child("read", **job, pilot=what == "fit", write=write), cache == "cold"))
+    took = min(found["seconds"] for found in ours)
+    read = min(found["seconds"] for found in bare)
+    ratio = took / (read + compute)
+    private = max((found["private"] for found in ours if found["private"] is not None), default=None)
+    budget = _bytes(options.memory)
+    return {
+        "what": what, "page_cache": cache, "seconds": took, "read_s": read, "compute_s": compute, "ratio": ratio,
+        "most": MOST_TIME, "in_time": met(ratio, most=MOST_TIME),
+        "private_MiB": "not known here" if private is None else private / MIB, "budget_MiB": budget / MIB,
+        "in_budget": None if private is None else met(private, most=budget),
+        "planned_MiB": ours[0]["planned"] / MIB, "loading_s": min(found["loading"] for found in ours),
+    }  # fmt: skip
+
+
+def _run(child: Child, cold: bool = False) -> dict[str, Any]:
+    """All steps of a child: what they found, and its private memory above the imports."""
+    found: dict[str, Any] = {}
+    with child:
+        child.step()
+        imports = child.private()
+        peaks = []
+        for number in range(2):
+            if number and cold:
+                empty_page_cache()
+            found |= child.step()
+            peaks += [child.peak] if child.peak is not None else []
+        found["private"] = max(peaks) - imports if peaks and imports is not None else None
+    return found
+
+
+def _bytes(memory: str) -> int:
+    from hpv.planning import bytes_of
+
+    return bytes_of(memory)

@@ -1,0 +1,309 @@
+"""The same integers and scores, bit for bit, however the same activations are stored, cut, budgeted and shared out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hpv
+import naive
+from hpv import planning, querying, scoring, streaming
+from hpv.fitting import prepare_fit
+from hpv.floats import BFLOAT16, FLOAT32, FLOAT64, FloatFormat
+from hpv.scanning import scan_pvalues
+from hpv.scoring import prepare_score, run_score
+from strategies import as_floats, formats, labels, matrices, pairs, seeds
+
+NAME = "activations"
+BINNINGS = st.sampled_from(["balanced", "quantile", "uniform"])
+FIELDS = ("score", "alpha", "size", "label")
+ALL_KINDS = {"statistics": naive.STATISTICS, "forms": naive.FORMS, "tails": naive.TAILS}
+
+
+def as_input(values: np.ndarray, form: FloatFormat) -> Any:
+    if form is not BFLOAT16:
+        return values
+    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16)
+
+
+def as_zarr(values: np.ndarray, form: FloatFormat, chunks: tuple[int, int]) -> zarr.Array:
+    array = zarr.create_array(zarr.storage.MemoryStore(), shape=values.shape, dtype=values.dtype, chunks=chunks)
+    array[:] = values
+    if form is BFLOAT16:
+        array.attrs["float_format"] = "bfloat16"
+    return array
+
+
+def all_scores(background: hpv.Background, source: Any, **options: Any) -> tuple[np.ndarray, dict[Any, list[np.ndarray]]]:
+    """Codes and every kind of score, by the walk that `hpv.score` does."""
+    ready = prepare_score(background, source, keep=("codes",), **ALL_KINDS, **options)
+    codes = np.zeros((ready.source.samples, background.nodes), np.uint8)
+    parts: list[Any] = []
+
+    def keep_codes(name: str, rows: slice, nodes: slice, block: np.ndarray, group: np.ndarray) -> None:
+        codes[rows, nodes] = block
+
+    run_score(ready, streaming.Quiet(), lambda rows, results: parts.append((rows, results)), keep_codes)
+    assert [rows.start for rows, _ in parts] == [0, *(rows.stop for rows, _ in parts[:-1])]
+    scores = {
+        kind: [np.concatenate([getattr(results[kind], field) for _, results in parts]) for field in FIELDS]
+        for kind in parts[0][1]
+    }
+    return codes, scores
+
+
+def check_same(found: Any, expected: Any) -> None:
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert found[1].keys() == expected[1].keys()
+    for kind, fields in expected[1].items():
+        for one, other in zip(found[1][kind], fields, strict=True):
+            np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+# --- chunks, budgets, threads ---
+
+
+@st.composite
+def budgets(draw: st.DrawFn) -> Callable[[pytest.MonkeyPatch], None]:
+    """Limits so small that a few values need many tiles, blocks and segments."""
+    usable, block = draw(st.sampled_from([40_000, 90_000, 400_000])), draw(st.sampled_from([1, 100, 1000]))
+    segment, codes = draw(st.sampled_from([1, 500, 5000])), draw(st.sampled_from([1, 700]))
+
+    def shrink(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(planning, "_usable", lambda *_: usable)
+        patch.setattr(planning, "LARGEST_BLOCK", block)
+        patch.setattr(querying, "LARGEST_BLOCK", block)
+        patch.setattr(planning, "SEGMENT", segment)
+        patch.setattr(scoring, "CACHED_CODES", codes)
+
+    return shrink
+
+
+@st.composite
+def chunk_shapes(draw: st.DrawFn, shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows, tiles, column blocks, one chunk, ragged ends."""
+    return draw(st.tuples(*(st.one_of(st.just(size), st.integers(1, size)) for size in shape)))
+
+
+@given(pairs(samples=st.integers(1, 90), max_nodes=8), BINNINGS, st.booleans(), st.data())
+@settings(max_examples=30)
+def test_sources_chunks_budgets_and_threads(both, binning, by_class, data):
+    (values, form), (test, other) = both
+    names = data.draw(labels(len(values))) if by_class else None
+    asked = {"binning": binning, "labels": names, "min_class_size": 10}
+    whole = hpv.fit(as_input(values, form), threads=1, **asked)
+    against = data.draw(st.sampled_from(["pooled", "lowest"] if by_class else ["pooled"]))
+    alphas = data.draw(st.sampled_from(["grid", "all"]))
+    expected = all_scores(whole, as_input(test, other), alphas=alphas, against=against, threads=1)
+    np.testing.assert_array_equal(expected[0], whole.encode(as_input(test, other)))
+    ranges = whole.pvalues(as_input(test, other))
+    shrink, threads = data.draw(budgets()), data.draw(st.integers(1, 3))
+
+    def stored(array: np.ndarray, kind: FloatFormat) -> Any:
+        chunks = data.draw(chunk_shapes(array.shape))
+        way = data.draw(st.sampled_from(["zarr", "dask", "given"]))
+        if way == "zarr" or (way == "dask" and kind is BFLOAT16):
+            return as_zarr(array, kind, chunks)
+        return da.from_array(array, chunks) if way == "dask" else as_input(array, kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        background = hpv.fit(stored(values, form), threads=threads, **asked)
+        assert background.fingerprint == whole.fingerprint
+        again = stored(test, other)
+        check_same(all_scores(background, again, alphas=alphas, against=against, threads=threads), expected)
+        np.testing.assert_array_equal(background.encode(again), expected[0])
+        np.testing.assert_array_equal(background.pvalues(again), ranges)
+
+
+@pytest.mark.parametrize("chunks", [(7, 200), (64, 64), (300, 3), (300, 200), (100, 70), (1, 200)])
+def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
+    """As above, larger, with the plan looked at: it really has several of each."""
+    rng = np.random.default_rng(0)
+    values = np.where(np.arange(200) % 2, rng.normal(size=(300, 200)), np.maximum(rng.normal(size=(300, 200)), 0))
+    values = values.astype(np.float32)
+    names = rng.integers(0, 3, 300)
+    whole = hpv.fit(values, labels=names, min_class_size=99, pilot=100, threads=1)
+    expected = all_scores(whole, values, labels=names, threads=1)
+    stored = as_zarr(values, FLOAT32, chunks)
+    monkeypatch.setattr(planning, "_usable", lambda *_: 700_000)
+    monkeypatch.setattr(planning, "LARGEST_BLOCK", 10_000)
+    monkeypatch.setattr(planning, "SEGMENT", 30_000)
+    for threads in (1, 2, 3):
+        layer = prepare_fit(stored, labels=names, pilot=100, threads=threads).plan.layers[0]
+        assert len(layer.tiles) > 1
+        assert len(layer.segments) > 1
+        assert layer.block < 300
+        background = hpv.fit(stored, labels=names, min_class_size=99, pilot=100, threads=threads)
+        assert background.fingerprint == whole.fingerprint
+        check_same(all_scores(background, stored, labels=names, threads=threads), expected)
+
+
+@given(matrices(samples=st.integers(2, 60)), BINNINGS, st.data())
+@settings(max_examples=15)
+def test_parts_of_a_stored_array(activations, binning, data):
+    """Each part of a Zarr array is counted at the edges of the whole, on its own; then all are added up."""
+    values, form = activations
+    stored = as_zarr(values, form, data.draw(chunk_shapes(values.shape)))
+    proposal = hpv.edges(stored, binning=binning)
+    middle = data.draw(st.integers(1, len(values) - 1))
+    first, second = (hpv.fit(as_input(part, form), edges=proposal) for part in (values[:middle], values[middle:]))
+    assert hpv.merge([second, first]).fingerprint == hpv.fit(stored, binning=binning).fingerprint
+
+
+def test_every_way_to_give_the_same_activations(tmp_path):
+    values = np.random.default_rng(1).normal(size=(80, 12)).astype(np.float32)
+    expected = hpv.fit(values)
+    codes, scan = expected.encode(values), expected.scan(values)
+    np.save(tmp_path / "x.npy", values)
+    zarr.save_array(tmp_path / "x.zarr", values, zarr_format=2)
+    read_only = values.copy()
+    read_only.flags.writeable = False
+    wider = np.zeros((80, 30), np.float32)
+    wider[:, 5:17] = values
+    ways = [
+        torch.from_numpy(values), torch.from_numpy(values).requires_grad_(), tmp_path / "x.npy", str(tmp_path / "x.npy"),
+        tmp_path / "x.zarr", zarr.open_array(tmp_path / "x.zarr", mode="r"), da.from_array(values, (33, 5)),
+        np.asfortranarray(values), values.astype(">f4"), read_only, wider[:, 5:17], np.repeat(values, 2, axis=0)[::2],
+        values.reshape(80, 3, 4), torch.from_numpy(values.reshape(80, 2, 3, 2)), da.from_array(values.reshape(80, 4, 3)),
+    ]  # fmt: skip
+    for way in ways:
+        assert hpv.fit(way).fingerprint == expected.fingerprint
+        np.testing.assert_array_equal(expected.encode(way), codes)
+        np.testing.assert_array_equal(expected.scan(way).score, scan.score)
+        assert expected.scan(way).nodes(4)[NAME].tolist() == scan.nodes(4)[NAME].tolist()
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("one", data=values[:, :5], chunks=(9, 9))
+    group.create_array("deep/two", data=values[:, 5:])
+    mapping = {"one": values[:, :5], "deep/two": values[:, 5:]}
+    together = hpv.fit(mapping)
+    for way in (tmp_path / "g.zarr", group, {"one": tmp_path / "g.zarr" / "one", "deep/two": group["deep/two"]}):
+        assert hpv.fit(way).fingerprint == together.fingerprint
+        assert list(together.encode(way)) == list(together.layers)
+
+
+# --- a layer as wide as they get ---
+
+
+def test_a_million_nodes_in_one_layer(monkeypatch):
+    """In tiles, under 10 s; the answers are those of the nodes alone."""
+    rng = np.random.default_rng(2)
+    block = rng.normal(size=(70, 10_000)).astype(np.float16)
+    values = np.tile(block, 100)
+    values[:, -10_000:] += 1
+    assert values.shape == (70, 1_000_000)
+    hpv.fit(block[:, :8]).scan(block[:, :8])  # compiled now
+    plan = hpv.plan("fit", values, memory="512MiB")
+    assert len(plan.layers[0].tiles) > 1
+    start = time.perf_counter()
+    background = hpv.fit(values, memory="512MiB")
+    result = background.scan(values[:3], tail="right")
+    took = time.perf_counter() - start
+    some = rng.choice(1_000_000, 20, replace=False)
+    alone = hpv.fit(values[:, some])
+    np.testing.assert_array_equal(background.encode(values[:3])[:, some], alone.encode(values[:3, some]))
+    repeated = hpv.fit(block).pvalues(block[:3], dtype="float64")[1]
+    shifted = hpv.fit(values[:, -10_000:]).pvalues(values[:3, -10_000:], dtype="float64")[1]
+    pmax = np.concatenate([repeated] * 99 + [shifted], axis=1)
+    exact = background.scan(values[:3], tail="right", alphas="all")
+    score, alpha, size = scan_pvalues(pmax)
+    np.testing.assert_allclose(exact.score, score, rtol=1e-12)
+    np.testing.assert_array_equal((exact.alpha, exact.size), (alpha, size))
+    assert (result.score <= exact.score).all()
+    assert len(result.nodes(1)[NAME]) == result.size[1]
+    assert took < 10
+
+
+# --- subnormals ---
+
+
+def answers(values: np.ndarray, form: FloatFormat, test: np.ndarray, other: FloatFormat, binning: str, edges: Any) -> Any:
+    """All that can depend on how the processor treats subnormals."""
+    given, asked = as_input(values, form), as_input(test, other)
+    background = hpv.fit(given, binning=binning, bins=7)
+    bound = hpv.fit(asked, edges=edges)
+    moved = hpv.fit(asked, edges=background)
+    prints = [one.fingerprint for one in (background, bound, moved)]
+    arrays = [background.encode(asked), *background.pvalues(asked), *background.quantile(0.3), background.edges(NAME)]
+    arrays += [getattr(background.scan(asked, alphas="all"), field) for field in FIELDS]
+    return prints, [np.ascontiguousarray(array).view(np.uint8) for array in arrays]
+
+
+SMALLEST = np.float64(5e-324)
+
+
+@given(formats, formats, BINNINGS, st.integers(1, 60), seeds, st.data())
+@settings(max_examples=40)
+def test_flush_to_zero_changes_nothing(form, other, binning, samples, seed, data):
+    (values, _), (test, _) = data.draw(matrices(st.just(form), st.just(samples))), (None, None)
+    rng = np.random.default_rng(seed)
+    unit = rng.choice([1, 2**20, 2**50])
+    bits = np.dtype(f"u{form.storage.itemsize}")
+    small = (rng.integers(0, 40, values.shape) * unit % (1 << form.mantissa_bits)).astype(bits)
+    sign = (rng.integers(0, 2, values.shape) << (8 * bits.itemsize - 1)).astype(bits)
+    values = np.where(rng.random(values.shape) < 0.7, small | sign, values.view(bits)).view(form.storage)
+    test = rng.integers(0, 30, (9, values.shape[1])).astype(f"u{other.storage.itemsize}").view(other.storage)
+    edges = rng.integers(-9, 9, (values.shape[1], 4)).astype(np.float64) * SMALLEST
+    if data.draw(st.booleans()):
+        edges = rng.integers(0, 9, (values.shape[1], 4)).astype(np.uint32).view(np.float32)
+    expected = answers(values, form, test, other, binning, edges)
+    assert torch.set_flush_denormal(True), "this processor cannot flush subnormals to zero"
+    try:
+        assert (np.full(2, SMALLEST) * np.ones(2) == 0).all()
+        found = answers(values, form, test, other, binning, edges)
+        still_on = (np.full(2, SMALLEST) * np.ones(2) == 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+    assert still_on
+    assert (np.full(2, SMALLEST) * np.ones(2) > 0).all()
+    assert found[0] == expected[0]
+    for one, another in zip(found[1], expected[1], strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
+def test_uniform_edges_of_subnormals_under_flush_to_zero():
+    """Equal widths between subnormals, next to normal numbers, and quartiles that differ by one subnormal."""
+    unit = float(SMALLEST)
+    nodes = [
+        [i * unit for i in range(24)],
+        [i * unit for i in range(23)] + [1.0],
+        [i * 2.0**-1030 for i in range(24)],
+        [2.0**-1000 + i * 2.0**-1052 for i in range(23)] + [1.0],
+        [-1.0] + [i * unit * 2.0**40 for i in range(22)] + [2.0**-1000],
+    ]
+    values = np.array(nodes).T
+    torch.set_flush_denormal(True)
+    try:
+        background = hpv.fit(values, binning="uniform", bins=10)
+        found = background.edges(NAME)
+    finally:
+        torch.set_flush_denormal(False)
+    for node, edges in zip(nodes, as_floats(found, FLOAT64), strict=True):
+        kept = [edge for edge in edges if edge == edge]
+        step = lambda value: np.nextafter(value, np.inf)  # noqa: E731
+        inner = naive.uniform_edges(node, 10, hpv.fit(values).rule.modal_fraction, True, step)
+        assert kept == naive.closed_edges(inner, node, step)
+        assert len(kept) > 5
+
+
+def test_files_are_left_alone(tmp_path):
+    """Reading maps files read-only; nothing is written beside them."""
+    values = np.random.default_rng(3).normal(size=(20, 3))
+    path = Path(tmp_path) / "x.npy"
+    np.save(path, values)
+    before = path.read_bytes()
+    background = hpv.fit(path)
+    background.encode(path)
+    background.scan(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.npy"]
