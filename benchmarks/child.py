@@ -94,13 +94,12 @@ def score_in_memory(store: str, background: str, memory: str, threads: int) -> S
 
 
 def read(store: str, memory: str, threads: int, pilot: bool, write: str | None = None) -> Steps:
-    """Only read the chunks, with ``pilot`` those of the pilot first; for ``write`` also write a byte per value there."""
+    """Only read the chunks, with ``pilot`` those of the pilot first; into ``write`` put a byte per value, too."""
     yield {}
     files, count = chunk_files(store, memory, threads, pilot)
     size = os.path.getsize(files[0])
-    plan = [(file, 0) for file in files[:count]] + [(file, size // 4) for file in files[count:]]
-    if write is None:
-        plan = [(file, 0) for file in files]
+    codes = 0 if write is None else size // 4
+    plan = [(file, 0) for file in files[:count]] + [(file, codes) for file in files[count:]]
     yield {}
     start = time.perf_counter()
     bare_loop(plan, size, threads, write)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 MIB = 2**20
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def met(value: float, most: float | None = None, least: float | None = None) -> 
     return (most is None or value <= most) and (least is None or value >= least)
 
 
-def best(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def best(cases: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, float]:
     """Seconds of each case: the least of ``rounds``, all cases in turns, after a call that is not timed."""
     found = dict.fromkeys(cases, float("inf"))
     for case in cases.values():
@@ -174,7 +176,7 @@ def compute(steps):
 def halves(rows: int, threads: int) -> list[slice]:
     """Contiguous parts of a range of rows, one for each thread."""
     borders = [rows * i // threads for i in range(threads + 1)]
-    return [slice(a, b) for a, b in zip(borders, borders[1:], strict=False) if a < b]
+    return [slice(a, b) for a, b in pairwise(borders) if a < b]
 
 
 def copy_in_threads(source: np.ndarray, target: np.ndarray, threads: int) -> None:
@@ -182,13 +184,9 @@ def copy_in_threads(source: np.ndarray, target: np.ndarray, threads: int) -> Non
     together([partial(copy, source[rows], target[rows]) for rows in halves(len(source), threads)])
 
 
-def compute_gain(threads: int, rounds: int, steps: int = 20_000_000) -> float:
-    """How many times the work of one thread is done in the same time by ``threads``."""
-    found = best({
-        "one": partial(compute, steps),
-        "all": partial(together, [partial(compute, steps)] * threads),
-    }, rounds)  # fmt: skip
-    return threads * found["one"] / found["all"]
+def compute_in_threads(steps: int, threads: int) -> None:
+    """As much work in each of the threads."""
+    together([partial(compute, steps)] * threads)
 
 
 def gaussian(samples: int, nodes: int, seed: int = 0) -> np.ndarray:

@@ -47,9 +47,9 @@ def measure(options: Options) -> list[Table]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     table.notes += [
-        "seconds: plan, read, compute and write, kernels loaded. read: a bare loop over the same chunks into one reused",
-        "buffer per thread, the pilot's chunks included, and for score as many bytes written as there are codes.",
-        "compute: the same values as one array. private: above what the imports take, loading of kernels included.",
+        "seconds: plan, read, compute and write, once the kernels are loaded. read: a bare loop over the same chunks",
+        "into one buffer per thread, the pilot's included; for score it writes as many bytes as there are codes.",
+        "compute: the same values as one array. private: above what the imports take, loading the kernels included.",
     ]
     return [table]
 

@@ -36,7 +36,8 @@ class Child:
 
     def step(self) -> dict[str, Any]:
         """Let it do its next step; what it found."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(done,))
         watcher.start()

@@ -283,9 +283,11 @@ def _reserve(budget: int) -> int:
 def _usable(budget: int, state: int, what: str) -> int:
     usable = budget - _reserve(budget) - state
     if usable < 16 * MIB:
+        needed = state + 64 * MIB
+        enough = min(2 * needed, COMPILING + needed)
         raise InputError(
             f"memory {human(budget)} is too little: {what} takes {human(state)}, compiling and buffers about "
-            f"{human(_reserve(budget) + 64 * MIB)}; give at least {human(_reserve(budget) + state + 64 * MIB)}."
+            f"{human(enough - state)}; give at least {human(enough)}."
         )
     return usable
 

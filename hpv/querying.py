@@ -16,7 +16,7 @@ from hpv.fitting import Block, check_labels, read_block
 from hpv.floats import FloatFormat, keys_as_float64
 from hpv.planning import LARGEST_BLOCK, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
-from hpv.scanning import ScanResult, subset_nodes
+from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import CACHED_CODES, prepare_score, run_score
 from hpv.sources import Activations, Layer, open_activations
 
@@ -150,30 +150,26 @@ def scan(
     )  # fmt: skip
     parts: list[Any] = []
     run_score(ready, streaming.Quiet(), lambda _, results: parts.append(results[tail, form, statistic]))
-    names = ("score", "alpha", "size", "label")
-    score, alpha, size, label = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    whole = join(parts)
+    score, label, alpha = whole.score, whole.label, whole.alpha
     groups = ready.background.group_of(label.astype(np.int64)) if background.classes is not None else None
 
     def nodes(i: int) -> dict[str, np.ndarray]:
         i = range(len(score))[i]
         group = 0 if groups is None or label[i] < 0 else int(groups[i])
-        found: dict[str, list[np.ndarray]] = {name: [] for name in ready.pairs}
-        blocks = {name: _row(ready.source.layers[theirs], i) for name, theirs in ready.pairs.items()}
-        for name, piece in ready.scanner.pieces():
-            value_form = ready.source.layers[ready.pairs[name]].form
-            closed = ready.background.closed(name, piece)
-            codes = np.empty((1, closed.nodes), np.uint8)
-            coder = ready.scanner.backend.make_coder(closed.edges_for(value_form), value_form)
-            ready.scanner.backend.encode(coder, blocks[name].bits, blocks[name].first + piece.start, codes)
-            found[name].append(piece.start + subset_nodes(closed, codes[0], group, tail, alpha[i]))
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+        found = {}
+        for name, theirs in ready.pairs.items():
+            layer, parts = ready.source.layers[theirs], []
+            block = read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), streaming.Buffers())
+            for piece, closed in ready.background.pieces(name):
+                codes = np.empty((1, closed.nodes), np.uint8)
+                coder = ready.scanner.backend.make_coder(closed.edges_for(layer.form), layer.form)
+                ready.scanner.backend.encode(coder, block.bits, block.first + piece.start, codes)
+                parts.append(piece.start + subset_nodes(closed, codes[0], group, tail, alpha[i]))
+            found[name] = np.concatenate(parts)
+        return found
 
-    return ScanResult(score, alpha, size, label, nodes)
-
-
-def _row(layer: Layer, i: int) -> Block:
-    """All nodes of one sample."""
-    return read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), streaming.Buffers())
+    return ScanResult(score, alpha, whole.size, label, nodes)
 
 
 def quantile(background: Background, q: float | Sequence[float]) -> Any:

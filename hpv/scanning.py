@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any
 
@@ -68,6 +68,11 @@ class Scored:
     """Nodes with pmax <= alpha, int64."""
     label: np.ndarray
     """Class whose counts answered, int32; -1 for the pooled counts."""
+
+
+def join(parts: Sequence[Scored]) -> Scored:
+    """The answers of consecutive ranges of samples, as one."""
+    return Scored(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Scored)))
 
 
 @dataclass(frozen=True)
@@ -140,21 +145,12 @@ class Scanner:
         found = {}
         for tail in tails:
             parts = [np.array([])]
-            for name, nodes in self.pieces():
-                closed = self.background.closed(name, nodes)
-                pmax = range_tables(closed.survivors, closed.counted, tail)[1]
-                parts = [np.unique(np.concatenate([*parts, np.unique(pmax[pmax <= alpha_max])]))]
+            for layer in self.background.layers:
+                for _, closed in self.background.pieces(layer):
+                    pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+                    parts = [np.unique(np.concatenate([*parts, np.unique(pmax[pmax <= alpha_max])]))]
             found[tail] = parts[0]
         return found
-
-    def pieces(self) -> list[tuple[str, slice]]:
-        """All nodes in pieces whose tables are small."""
-        step = 4096
-        return [
-            (name, slice(at, min(state.nodes, at + step)))
-            for name, state in self.background.layers.items()
-            for at in range(0, state.nodes, step)
-        ]
 
     @property
     def targets(self) -> list[int]:
@@ -168,12 +164,15 @@ class Scanner:
 
     def tables(self, layer: str, nodes: slice, form: Any) -> Tables:
         """Tables of some nodes for values of a format."""
-        closed = self.background.closed(layer, nodes)
-        levels = {}
-        for tail in self.options.tails:
-            pmax = range_tables(closed.survivors, closed.counted, tail)[1]
-            levels[tail] = level_table(pmax, closed.counted, self.thresholds[tail])
-        return Tables(self.backend.make_coder(closed.edges_for(form), form), levels)
+        edges: list[np.ndarray] = []
+        levels: dict[str, list[np.ndarray]] = {tail: [] for tail in self.options.tails}
+        for _, closed in self.background.pieces(layer, nodes):
+            edges.append(closed.edges_for(form))
+            for tail, parts in levels.items():
+                pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+                parts.append(level_table(pmax, closed.counted, self.thresholds[tail]))
+        coder = self.backend.make_coder(np.concatenate(edges), form)
+        return Tables(coder, {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()})
 
     def empty_tallies(self, samples: int) -> dict[str, np.ndarray]:
         """Tallies (targets, samples, thresholds + 2) by tail."""
@@ -219,12 +218,12 @@ def score_tallies(
     tally: np.ndarray, thresholds: np.ndarray, statistic: str, form: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, alpha and size (s,) of tallies (s, thresholds + 2); float64, the same for every backend."""
-    from hpv.kernels import tallying
+    from hpv.kernels.scoring import score_tallies as fill
 
     samples = len(tally)
     score, alpha, size = np.empty(samples), np.empty(samples), np.empty(samples, np.int64)
     kind, shape = STATISTICS.index(statistic), FORMS.index(form)
-    tallying.score_tallies(tally, thresholds, kind, shape, score, alpha, size)
+    fill(tally, thresholds, kind, shape, score, alpha, size)
     return score, alpha, size
 
 

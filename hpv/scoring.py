@@ -16,7 +16,7 @@ from hpv.backends import get_backend
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels, read_block
 from hpv.planning import LayerPlan, Plan, plan_score
-from hpv.scanning import Scanner, ScanOptions, Scored, Tables
+from hpv.scanning import Scanner, ScanOptions, Scored, Tables, join
 from hpv.sources import Activations, open_activations
 
 if TYPE_CHECKING:
@@ -147,7 +147,19 @@ def run_score(
         for name, plan in plans.items():
             for tile in plan.tiles:
                 _tally_tile(ready, plan, name, tile, tables.get(name, tile), segment, tallies, progress, write_codes)
-        write(segment, ready.scanner.scores(tallies, ready.group[segment]))
+        write(segment, _scores(ready, tallies, segment))
+
+
+def _scores(ready: Score, tallies: Mapping[str, np.ndarray], segment: slice) -> Results:
+    """Scores of a range of samples, worked out by all threads."""
+
+    def task(rows: slice) -> Results:
+        part = {tail: tally[:, rows] for tail, tally in tallies.items()}
+        return ready.scanner.scores(part, ready.group[segment][rows])
+
+    whole = slice(0, segment.stop - segment.start)
+    parts = streaming.run(task, streaming.split(whole, ready.plan.threads, 64), ready.plan.threads)
+    return {kind: join([part[kind] for part in parts]) for kind in ready.options.kinds}
 
 
 def segment_length(ready: Score) -> int:

@@ -20,8 +20,9 @@ import pytest
 
 import hpv
 import hpv.demo
-from hpv.cli import main, terminal
-from hpv.cli.terminal import Bar, Lines, Meter, Terminal
+from hpv.cli import main, progress
+from hpv.cli.progress import Bar, Lines, Meter
+from hpv.cli.terminal import Terminal
 from hpv.store import save_activations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -555,6 +556,26 @@ def test_incomplete_output(
     assert arrays[0] == arrays[1]
 
 
+def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("hpv.scoring.segment_length", lambda _: 10)
+    monkeypatch.setattr("hpv.store.activations._ROWS", (16, 16))
+    monkeypatch.setattr("hpv.store.activations._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
+    for command, blocks, words in (
+        (fit_command(data), 2, "so far: edges of conv"),
+        (score_command(data), 2, "so far: 10 of 40 samples are scored"),
+        (capture_command(data), 1, "so far: 48 samples of all layers"),
+    ):
+        out = tmp_path / f"{command[0]}.zarr"
+        interrupted_after(blocks, monkeypatch, KeyboardInterrupt)
+        assert run(*command, "-o", out).code == 130
+        text = done("info", out).out
+        assert words in text
+        assert f"begun by hpv {command[0]}" in text
+        assert done(*command, "-o", out).code == 0
+
+
 def test_overwriting_an_incomplete_output(
     pair: tuple[list[object], list[object], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -734,9 +755,10 @@ def test_told_to_end(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_told_to_end_twice() -> None:
-    with pytest.raises(hpv.StoppedError, match="run the same command again"), Meter("fit", 10, "bytes"):
+    with Meter("fit", 10, "bytes"):
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(hpv.StoppedError, match="run the same command again"):
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_reader_that_has_seen_enough(data: Data) -> None:
@@ -753,15 +775,28 @@ def test_a_reader_that_has_seen_enough(data: Data) -> None:
 
 
 def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with Lines("fit", 4096, "bytes") as meter:
         meter.start("fit conv", 4096)
         meter.advance(1024)
     first, second, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("fit conv: 0 B")
-    assert second.startswith("fit conv: 25%, 1 KiB of 4 KiB, ")
+    assert first == "fit conv: 0 B of 4 KiB"
+    assert second.startswith("fit conv: 1 KiB of 4 KiB, ")
     assert second.endswith(" left")
-    assert last.startswith("fit: ")
+    assert last.startswith("fit: 1 KiB in ")
+
+
+def test_the_rate_is_that_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    meter = Meter("fit", 10_000, "samples")
+    now[0] += 60  # compiling
+    for _ in range(30):
+        now[0] += 1
+        meter.advance(100)
+    assert meter.rate == pytest.approx(100)
+    assert meter.describe() == "3,000 samples of 10,000 samples, 100 samples/s, 1 min 10 s left"
+    assert meter.summary() == "3,000 samples in 1 min 30 s, 33 samples/s"
 
 
 def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
@@ -796,7 +831,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_but_json(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     outcome = done("fit", data.normal, "-o", tmp_path / "b.zarr", "--json")
     assert outcome.err == ""
     assert outcome.json["out"] == str(tmp_path / "b.zarr")

@@ -205,10 +205,10 @@ def test_a_million_nodes_in_one_layer(monkeypatch):
     hpv.fit(block[:, :8]).scan(block[:, :8])  # compiled now
     plan = hpv.plan("fit", values, memory="512MiB")
     assert len(plan.layers[0].tiles) > 1
-    start = time.perf_counter()
+    start = time.process_time()
     background = hpv.fit(values, memory="512MiB")
     result = background.scan(values[:3], tail="right")
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     some = rng.choice(1_000_000, 20, replace=False)
     alone = hpv.fit(values[:, some])
     np.testing.assert_array_equal(background.encode(values[:3])[:, some], alone.encode(values[:3, some]))

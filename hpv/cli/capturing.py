@@ -29,7 +29,11 @@ def capture(
     """Call the function, run its model on its batches, and say what was stored."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("hpv capture needs torch, which is not installed: pip install 'hpv[torch]'.")
-    options = {"layers": list(layer), "reduce": _reductions(reduce), "labels": None if labels == "none" else labels}
+    options: dict[str, Any] = {
+        "layers": list(layer),
+        "reduce": _reductions(reduce),
+        "labels": None if labels == "none" else labels,
+    }
     model, batches, ids = _call(function)
     import hpv
 
@@ -64,7 +68,7 @@ def _reductions(values: Sequence[str] | None) -> str | dict[str, str]:
     named = [value for value in values if "=" in value]
     if len(named) < len(values):
         raise InputError(f"--reduce {' '.join(values)}: give one for all layers, or PATTERN=REDUCTION for each.")
-    return dict(value.rsplit("=", 1) for value in named)  # type: ignore[misc]
+    return dict(value.rsplit("=", 1) for value in named)
 
 
 def _call(spec: str) -> tuple[Any, Iterable[Any], Iterable[str] | None]:

@@ -16,6 +16,7 @@ from hpv.cli.terminal import Terminal, grid, table
 from hpv.errors import InputError, StoreError
 from hpv.planning import human
 from hpv.scores import Scores
+from hpv.store import SCORES, open_store
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,9 +44,7 @@ def info(terminal: Terminal, *, store: str) -> None:
         document = {**background_facts(background), **_modal(background)}
         shown = [*background_summary(document), _background_layers(document)]
     elif header is not None and header["format"] == "hpv-scores":
-        import hpv
-
-        document = scores_facts(hpv.open(store))
+        document = scores_facts(Scores(open_store(store, SCORES)))
         shown = scores_summary(document)
     else:
         from hpv.sources import open_activations

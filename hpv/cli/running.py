@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def _keep(values: Sequence[str] | None) -> tuple[str, ...]:
     return () if named == ("none",) else named
 
 
-def _pilot(text: str) -> int | str | None:
+def _pilot(text: str) -> int | Literal["auto"] | None:
     if text in ("auto", "all"):
         return None if text == "all" else "auto"
     if not text.isdecimal() or int(text) == 0:
