@@ -47,7 +47,7 @@ def fit(store: str, out: str, memory: str, threads: int) -> Steps:
     start = time.perf_counter()
     ready = prepare_fit(store, memory=memory, threads=threads)
     background, _ = fit_to_store(ready, out)
-    yield {"seconds": time.perf_counter() - start, "planned": ready.plan.peak, "fingerprint": background.fingerprint}
+    yield {"seconds": time.perf_counter() - start, "planned": ready.plan.peak, "found": background.fingerprint}
 
 
 def score(store: str, background: str, out: str, memory: str, threads: int) -> Steps:
@@ -59,8 +59,9 @@ def score(store: str, background: str, out: str, memory: str, threads: int) -> S
     yield load()
     planned = prepare_score(hpv.open(background), store, memory=memory, threads=threads).plan.peak
     start = time.perf_counter()
-    hpv.score(hpv.open(background), store, out, keep=("codes",), memory=memory, threads=threads)
-    yield {"seconds": time.perf_counter() - start, "planned": planned}
+    scores = hpv.score(hpv.open(background), store, out, keep=("codes",), memory=memory, threads=threads)
+    took = time.perf_counter() - start
+    yield {"seconds": took, "planned": planned, "found": float(scores.get(*scores.kinds[0]).score.sum())}
 
 
 def fit_in_memory(store: str, memory: str, threads: int) -> Steps:
@@ -72,7 +73,7 @@ def fit_in_memory(store: str, memory: str, threads: int) -> Steps:
     yield load()
     start = time.perf_counter()
     background = hpv.fit({layer_name(store): values}, memory=memory, threads=threads)
-    yield {"seconds": time.perf_counter() - start, "fingerprint": background.fingerprint}
+    yield {"seconds": time.perf_counter() - start, "found": background.fingerprint}
 
 
 def score_in_memory(store: str, background: str, memory: str, threads: int) -> Steps:
@@ -86,11 +87,11 @@ def score_in_memory(store: str, background: str, memory: str, threads: int) -> S
     yield load()
     start = time.perf_counter()
     parts: list[Any] = []
-    ready = prepare_score(
-        hpv.open(background), {layer_name(store): values}, keep=(), memory=memory, threads=threads
-    )  # type: ignore[arg-type]
+    source = {layer_name(store): values}
+    ready = prepare_score(hpv.open(background), source, keep=(), memory=memory, threads=threads)  # type: ignore[arg-type]
     run_score(ready, Quiet(), lambda _, results: parts.append(results))
-    yield {"seconds": time.perf_counter() - start}
+    took = time.perf_counter() - start
+    yield {"seconds": took, "found": float(sum(part[ready.options.kinds[0]].score.sum() for part in parts))}
 
 
 def read(store: str, memory: str, threads: int, pilot: bool, write: str | None = None) -> Steps:

@@ -37,10 +37,13 @@ class Options:
     """That are compared with the background."""
     store_bytes: int = 4_000_000_000
     memory: str = "512MiB"
+    streamed: tuple[str, ...] = ("fit", "score")
     cold: bool = True
     """Also with an empty page cache, where this user may empty it."""
     folder: str | None = None
     """Where stores are made, and removed again; default: the folder for temporary files."""
+    kernel_cache: str | None = None
+    """Where compiled kernels are kept while startup is measured; default: an empty folder."""
     scale: int = 4_096
     """Samples of the smallest array of the scaling table."""
 

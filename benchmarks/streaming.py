@@ -30,20 +30,18 @@ def measure(options: Options) -> list[Table]:
         samples = write_store(store, options.store_bytes)
         table.title += f", {samples:,} x {NODES:,} float32, {options.threads} threads, memory {options.memory}"
         job = {"store": str(store), "memory": options.memory, "threads": options.threads}
-        background = folder / "background"
-        _run(Child("fit", **job, out=str(background)))
-        compute = {
-            what: min(_run(Child(f"{what}_in_memory", **job, **more))["seconds"] for _ in range(options.rounds))
-            for what, more in (("fit", {}), ("score", {"background": str(background)}))
-        }
         caches = ["warm"]
         if options.cold and empty_page_cache():
             caches.append("cold")
         elif options.cold:
             table.notes.append("The page cache may be emptied by root only: no cold figures.")
-        for what in ("fit", "score"):
+        for what in options.streamed:
+            if what == "score":
+                job["background"] = str(folder / "background")
+                _run(Child("fit", **_without(job, "background"), out=job["background"]))
+            compute = [_run(Child(f"{what}_in_memory", **job)) for _ in range(options.rounds)]
             for cache in caches:
-                table.add(**_compare(what, cache, job, folder, compute[what], options))
+                table.add(**_compare(what, cache, job, folder, compute, options))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     table.notes += [
@@ -73,25 +71,28 @@ def write_store(path: Path, size: int) -> int:
 
 
 def _compare(
-    what: str, cache: str, job: dict[str, Any], folder: Path, compute: float, options: Options
+    what: str, cache: str, job: dict[str, Any], folder: Path, compute: list[dict[str, Any]], options: Options
 ) -> dict[str, Any]:
     """One row: hpv and the bare loop in turns."""
-    rounds = options.rounds if cache == "warm" else 1
-    more = {} if what == "fit" else {"background": str(folder / "background")}
     write = None if what == "fit" else str(folder / "bytes")
     ours, bare = [], []
-    for _ in range(rounds):
+    for _ in range(options.rounds if cache == "warm" else 1):
         out = folder / "out"
-        ours.append(_run(Child(what, **job, **more, out=str(out)), cache == "cold"))
+        ours.append(_run(Child(what, **job, out=str(out)), cache == "cold"))
         shutil.rmtree(out)
-        bare.append(_run(Child("read", **job, pilot=what == "fit", write=write), cache == "cold"))
+        reading = _without(job, "background") | {"pilot": what == "fit", "write": write}
+        bare.append(_run(Child("read", **reading), cache == "cold"))
+    answers = {str(one["found"])[:12] for one in ours + compute}
+    if len(answers) != 1:
+        raise RuntimeError(f"{what} of the store and of the array in memory differ: {', '.join(sorted(answers))}")
     took = min(found["seconds"] for found in ours)
     read = min(found["seconds"] for found in bare)
-    ratio = took / (read + compute)
+    computed = min(found["seconds"] for found in compute)
+    ratio = took / (read + computed)
     private = max((found["private"] for found in ours if found["private"] is not None), default=None)
     budget = _bytes(options.memory)
     return {
-        "what": what, "page_cache": cache, "seconds": took, "read_s": read, "compute_s": compute, "ratio": ratio,
+        "what": what, "page_cache": cache, "seconds": took, "read_s": read, "compute_s": computed, "ratio": ratio,
         "most": MOST_TIME, "in_time": met(ratio, most=MOST_TIME),
         "private_MiB": "not known here" if private is None else private / MIB, "budget_MiB": budget / MIB,
         "in_budget": None if private is None else met(private, most=budget),
@@ -113,6 +114,10 @@ def _run(child: Child, cold: bool = False) -> dict[str, Any]:
             peaks += [child.peak] if child.peak is not None else []
         found["private"] = max(peaks) - imports if peaks and imports is not None else None
     return found
+
+
+def _without(job: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in job.items() if key != name}
 
 
 def _bytes(memory: str) -> int:

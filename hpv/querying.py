@@ -58,9 +58,7 @@ def _encode_tile(background: Background, name: str, layer: Layer, tile: slice, c
 def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, out: Any) -> Any:
     """See `Background.pvalues`."""
     check_tail(tail)
-    kind = np.dtype(dtype) if str(dtype) in ("float32", "float64") else None
-    if kind is None:
-        raise InputError(f"dtype={dtype!r}: give float32 (rounded outward) or float64 (exact).")
+    kind = _result_dtype(dtype)
     source = open_activations(x)
     group = np.zeros(source.samples, np.int64)
     if labels is not None:
@@ -70,15 +68,26 @@ def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, 
     results = {}
     for name, theirs in check_layers(background, source).items():
         layer = source.layers[theirs]
-        given = _given(out, source, theirs)
-        pair = tuple(
-            _result(None if given is None else given[end], layer.shape, kind, f"out of layer {theirs}")
-            for end in (0, 1)
-        )
+        given, what = _given(out, source, theirs), f"out of layer {theirs}"
+        if given is None:
+            given = None, None
+        elif not isinstance(given, Sequence | np.ndarray) or len(given) != 2:
+            raise InputError(f"{what}: give a pair of arrays, for pmin and pmax.")
+        pair = tuple(_result(one, layer.shape, kind, what) for one in given)
         for tile in _tiles(layer):
             _fill_ranges(background, name, layer, tile, tail, group, pair)
         results[theirs] = pair
     return _answer(results, source)
+
+
+def _result_dtype(dtype: Any) -> np.dtype:
+    try:
+        kind = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        kind = None
+    if kind is None or kind not in (np.float32, np.float64):
+        raise InputError(f"dtype={dtype!r}: give float32 (rounded outward) or float64 (exact).")
+    return kind
 
 
 def _fill_ranges(
@@ -174,7 +183,10 @@ def scan(
 
 def quantile(background: Background, q: float | Sequence[float]) -> Any:
     """See `Background.quantile`."""
-    asked = np.atleast_1d(np.asarray(q, dtype=np.float64))
+    try:
+        asked = np.atleast_1d(np.asarray(q, dtype=np.float64))
+    except (TypeError, ValueError):
+        asked = np.array([np.nan])
     if asked.ndim != 1 or not np.all((asked >= 0) & (asked <= 1)):
         raise InputError(f"q={q!r}: give a number from 0 to 1, or a list of them.")
     results = {}
@@ -221,9 +233,9 @@ def _given(out: Any, source: Activations, layer: str) -> Any:
     """What of ``out`` is for this layer."""
     if out is None:
         return None
-    if isinstance(out, Mapping):
+    if isinstance(out, Mapping) and layer in out:
         return out[layer]
-    if len(source.layers) > 1:
+    if isinstance(out, Mapping) or len(source.layers) > 1:
         raise InputError(f"out: give a mapping with the layers {', '.join(source.layers)}.")
     return out
 

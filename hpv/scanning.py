@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ class ScanOptions:
             check_tail(tail)
         if self.alphas not in ("grid", "all"):
             raise InputError(f"alphas={self.alphas!r}: give 'grid' or 'all'.")
-        if not isinstance(self.alpha_max, int | float | np.floating) or not 0 < self.alpha_max <= 1:
+        real = isinstance(self.alpha_max, Real) and not isinstance(self.alpha_max, bool)
+        if not real or not 0 < self.alpha_max <= 1:
             raise InputError(f"alpha_max={self.alpha_max!r}: give a number above 0 and up to 1.")
         if self.against not in AGAINST:
             raise InputError(f"against={self.against!r}: give one of {', '.join(AGAINST)}.")

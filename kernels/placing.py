@@ -15,6 +15,8 @@ from hpv.kernels.compiling import kernel
 NEAR = 1e-12
 # Steps of the table that finds the rank of a measure.
 INVERSE = 4096
+# Steps of the grid that edges move to.
+GRID_STEPS = 65_000
 
 
 @kernel
@@ -100,14 +102,21 @@ def find_modal(ordered, counted, numerator, denominator, starts, stops, found): 
 
 
 @kernel
-def _merge(ordinary, count, row, starts, modal, infinity, edges):
-    """Edges of one node: ordinary values and the pairs v, next(v) of the modal ones, ascending, each once."""
+def _merge(ordinary, count, grid, row, starts, modal, infinity, edges):
+    """Edges of one node: ordinary values and the pairs v, next(v) of the modal ones, ascending, each once.
+
+    An ordinary value moves down to the next multiple of 2**grid, unless another edge stands in the way.
+    """
     used = 0
     i = 0
     for c in range(modal + 1):
         value = row[starts[c]] if c < modal else infinity
         while i < count and (c == modal or ordinary[i] < value):
-            if used == 0 or ordinary[i] > edges[used - 1]:
+            moved = (ordinary[i] >> grid) << grid
+            if used == 0 or moved > edges[used - 1]:
+                edges[used] = moved
+                used += 1
+            elif ordinary[i] > edges[used - 1]:
                 edges[used] = ordinary[i]
                 used += 1
             i += 1
@@ -128,7 +137,9 @@ def place_by_measure(ordered, nodes, counted, starts, stops, found, measure, bin
     """Modal pairs, and the order statistics that divide the rest of a measure into equal parts.
 
     ``measure[r]`` is the measure of the r largest of ``counted`` values; all chosen ``nodes`` have the same count. Few
-    distinct values (at most ``bins``) become edges themselves.
+    distinct values (at most ``bins``) become edges themselves; else edges of float32 move down to a grid of
+    GRID_STEPS steps between the lowest and the highest of them, where values can be compared in 16 bits. A step is far
+    smaller than what the pilot tells (at least 64 of them double a number), and counts at moved edges are exact.
     """
     m = ordered.shape[1]
     chosen = np.empty(most + 1, ordered.dtype)
@@ -152,13 +163,18 @@ def place_by_measure(ordered, nodes, counted, starts, stops, found, measure, bin
                 chosen[count] = row[place]
                 count += 1
             place = stop
+        grid = 0
         if count > limit:
             above[modal] = 0.0
             for c in range(modal - 1, -1, -1):
                 above[c] = above[c + 1] + measure[m - starts[node, c]] - measure[m - stops[node, c]]
             parts = min(bins, room + 1)
             count = _cut(row, first, starts[node], stops[node], modal, measure, ranks, above, parts, chosen)
-        _merge(chosen, count, row, starts[node], modal, infinity, edges[node])
+            if count > 0 and ordered.itemsize == 4:
+                span = np.int64(chosen[count - 1]) - np.int64(chosen[0])
+                while span >> grid >= GRID_STEPS:
+                    grid += 1
+        _merge(chosen, count, grid, row, starts[node], modal, infinity, edges[node])
 
 
 @kernel
@@ -272,7 +288,7 @@ def unite(edges, ordered, starts, found, infinity, united):  # (n, e), (b, m, l)
         count = 0
         while count < edges.shape[1] and edges[node, count] <= infinity:
             count += 1
-        _merge(edges[node], count, lane_of(ordered, node), starts[node], found[node], infinity, united[node])
+        _merge(edges[node], count, 0, lane_of(ordered, node), starts[node], found[node], infinity, united[node])
 
 
 @kernel

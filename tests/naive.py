@@ -16,6 +16,8 @@ from itertools import combinations
 
 Range = tuple[Fraction, Fraction]
 Step = Callable[[float], float]
+Ordinals = tuple[Callable[[float], int], Callable[[int], float]]
+"""Number of a float in the order of its format (0 for zero), and back."""
 
 TAILS = ("right", "left", "two-sided")
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
@@ -23,6 +25,7 @@ FORMS = ("subset", "whole")
 MISSING_CODE = 255
 MOST_INNER_EDGES = 252
 NO_RANGE: Range = (Fraction(0), Fraction(1))
+GRID_STEPS = 65_000
 NEAR = 1e-12
 """Shares this close to a target are equally near (absolute); scores this close are equal (relative)."""
 
@@ -147,14 +150,24 @@ def _percentile(ascending: Sequence[float], percent: int) -> float:
 
 
 def quantile_edges(
-    pilot: Sequence[float], bins: int, modal_fraction: Fraction, covers_all: bool, next_up: Step
+    pilot: Sequence[float],
+    bins: int,
+    modal_fraction: Fraction,
+    covers_all: bool,
+    next_up: Step,
+    ordinals: Ordinals | None = None,
 ) -> list[float]:
     """Inner edges at equal steps of the share p of pilot values at or above them."""
-    return _cut(pilot, bins, modal_values(pilot, modal_fraction, covers_all), next_up, lambda p: p)
+    return _cut(pilot, bins, modal_values(pilot, modal_fraction, covers_all), next_up, lambda p: p, ordinals)
 
 
 def balanced_edges(
-    pilot: Sequence[float], bins: int, modal_fraction: Fraction, covers_all: bool, next_up: Step
+    pilot: Sequence[float],
+    bins: int,
+    modal_fraction: Fraction,
+    covers_all: bool,
+    next_up: Step,
+    ordinals: Ordinals | None = None,
 ) -> list[float]:
     """Inner edges at equal steps of G(p) = (1/3) p + (2/3) (ln(p/(1-p)) + L) / (2L), with L = ln m."""
     size = len(numbers(pilot))
@@ -166,11 +179,16 @@ def balanced_edges(
         logit = -end if p <= 0 else end if p >= 1 else min(end, max(-end, math.log(p / (1 - p))))
         return p / 3 + 2 / 3 * (logit + end) / (2 * end)
 
-    return _cut(pilot, bins, modal_values(pilot, modal_fraction, covers_all), next_up, measure)
+    return _cut(pilot, bins, modal_values(pilot, modal_fraction, covers_all), next_up, measure, ordinals)
 
 
 def _cut(
-    pilot: Sequence[float], bins: int, modal: Sequence[float], next_up: Step, measure: Callable[[float], float]
+    pilot: Sequence[float],
+    bins: int,
+    modal: Sequence[float],
+    next_up: Step,
+    measure: Callable[[float], float],
+    ordinals: Ordinals | None,
 ) -> list[float]:
     """Modal pairs, and order statistics that divide what ``measure`` leaves outside the modal values equally."""
     counted = numbers(pilot)
@@ -189,7 +207,21 @@ def _cut(
             reached[value] = measure(at_or_above / len(counted)) - taken
     parts = min(bins, room + 1)
     targets = [j * (1 - taken) / parts for j in range(parts - 1, 0, -1)]
-    return sorted({*_pairs(modal, next_up), *_nearest(targets, ordinary, reached)})
+    chosen = _nearest(targets, ordinary, reached)
+    return _on_grid(chosen, _pairs(modal, next_up), ordinals) if ordinals else sorted({*_pairs(modal, next_up), *chosen})
+
+
+def _on_grid(chosen: Sequence[float], pairs: Sequence[float], ordinals: Ordinals) -> list[float]:
+    """Chosen values move down to the next multiple of 2**grid, in integers of the same order, where no edge stands."""
+    number, value_of = ordinals
+    grid = 0
+    while chosen and (number(chosen[-1]) - number(chosen[0])) >> grid >= GRID_STEPS:
+        grid += 1
+    edges: list[float] = []
+    for value in sorted({*pairs, *chosen}):
+        moved = value if value in pairs else value_of(number(value) >> grid << grid)
+        edges.append(moved if not edges or moved > edges[-1] else value)
+    return edges
 
 
 def _nearest(targets: Sequence[float], ordinary: Sequence[float], reached: dict[float, float]) -> list[float]:
@@ -213,12 +245,13 @@ def inner_edges(
     covers_all: bool,
     next_up: Step,
     round_up: Step = float,
+    ordinals: Ordinals | None = None,
 ) -> list[float]:
-    """The inner edges of one node by the name of the rule."""
+    """The inner edges of one node by the name of the rule; with ``ordinals`` moved to the grid, as the library has them."""
     if binning == "uniform":
         return uniform_edges(pilot, bins, modal_fraction, covers_all, next_up, round_up)
     rule = {"quantile": quantile_edges, "balanced": balanced_edges}[binning]
-    return rule(pilot, bins, modal_fraction, covers_all, next_up)
+    return rule(pilot, bins, modal_fraction, covers_all, next_up, ordinals)
 
 
 # --- scans of one sample (section 5) ---

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -76,6 +77,23 @@ def round_up(value: float, form: FloatFormat) -> float:
 def steps(form: FloatFormat) -> tuple[Callable[[float], float], Callable[[float], float]]:
     """``next_up`` and ``round_up`` of the format, as the oracle takes them."""
     return lambda value: next_up(value, form), lambda value: round_up(value, form)
+
+
+def ordinals(form: FloatFormat) -> tuple[Callable[[float], int], Callable[[int], float]] | None:
+    """The number of a float in the order of float32, 0 for zero, and back; None for the formats without a grid."""
+    if form is not FLOAT32:
+        return None
+    width = form.storage.itemsize
+
+    def number(value: float) -> int:
+        magnitude = int.from_bytes(from_floats(np.array([abs(value)]), form).tobytes(), sys.byteorder)
+        return -magnitude if value < 0 else magnitude
+
+    def value_of(number: int) -> float:
+        bits = np.frombuffer(abs(number).to_bytes(width, sys.byteorder), form.storage)
+        return as_floats(bits, form)[0] * (-1 if number < 0 else 1)
+
+    return number, value_of
 
 
 def unsigned_bits(form: FloatFormat) -> np.dtype:

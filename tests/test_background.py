@@ -17,7 +17,20 @@ import hpv
 import naive
 from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FloatFormat
 from hpv.pilot import pilot_runs
-from strategies import as_floats, formats, labels, matrices, next_up, pairs, round_up, seeds, sizes, splits, steps
+from strategies import (
+    as_floats,
+    formats,
+    labels,
+    matrices,
+    next_up,
+    ordinals,
+    pairs,
+    round_up,
+    seeds,
+    sizes,
+    splits,
+    steps,
+)
 
 BINNINGS = st.sampled_from(["balanced", "quantile", "uniform"])
 BINS = st.one_of(st.integers(1, 12), st.sampled_from([32, 253, 254]))
@@ -54,7 +67,12 @@ def survivors_of(background: hpv.Background, group: int = 0, layer: str = NAME) 
 
 
 def check_ranges(
-    background: hpv.Background, counted: list[list[float]], test: np.ndarray, form: FloatFormat, tail: str, **options: Any
+    background: hpv.Background,
+    counted: list[list[float]],
+    test: np.ndarray,
+    form: FloatFormat,
+    tail: str,
+    **options: Any,
 ) -> None:
     """Every code and range equals the oracle's at the background's own edges, and contains the empirical range."""
     given = as_input(test, form)
@@ -95,7 +113,7 @@ def test_fit_codes_and_ranges_are_the_oracles(both, bins, binning, fraction, tai
     next_one, rounded = steps(form)
     counted = columns(values, form)
     for node, (edges, survivors) in enumerate(zip(edges_of(background), survivors_of(background), strict=True)):
-        inner = naive.inner_edges(binning, counted[node], bins, fraction, True, next_one, rounded)
+        inner = naive.inner_edges(binning, counted[node], bins, fraction, True, next_one, rounded, ordinals(form))
         assert edges == naive.closed_edges(inner, counted[node], next_one)
         assert survivors == naive.survivors(counted[node], edges)
     missing = [sum(map(math.isnan, node)) for node in counted]
@@ -116,7 +134,7 @@ def test_a_pilot_that_is_a_part(form, samples, seed, bins, binning, tail, data):
     for node, edges in enumerate(edges_of(background)):
         sample = as_floats(read[:, node], form)
         inner = naive.inner_edges(
-            binning, sample, bins, Fraction(1, 10), len(read) == samples, next_one, rounded
+            binning, sample, bins, Fraction(1, 10), len(read) == samples, next_one, rounded, ordinals(form)
         )
         assert edges == naive.closed_edges(inner, counted[node], next_one)
     chosen = np.random.default_rng(seed).integers(0, samples, 12)

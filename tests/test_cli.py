@@ -602,6 +602,14 @@ def test_overwriting_keeps_the_old_one_until_the_new_one_is_complete(
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
 
+def test_two_runs_on_one_output(data: Data, tmp_path: Path) -> None:
+    from hpv.store import BACKGROUND, Output
+
+    with Output.begin(tmp_path / "b.zarr", BACKGROUND, {"command": "fit"}):
+        message = refused(*fit_command(data), "-o", tmp_path / "b.zarr", "--overwrite")
+    assert f"is being written by process {os.getpid()} on " in message
+
+
 # --- bad input ---
 
 
@@ -731,6 +739,15 @@ def test_a_bug_shows_its_traceback(data: Data, monkeypatch: pytest.MonkeyPatch) 
     assert outcome.code == 1
     assert "Traceback" in outcome.err
     assert "this is a bug in hpv" in outcome.err.splitlines()[-1]
+
+
+def test_out_of_memory(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr("hpv.cli.describing.background_facts", greedy)
+    message = refused("info", data.background, code=3)
+    assert message == "out of memory (Unable to allocate 3 TiB); give less --memory or fewer --threads."
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -44,7 +44,9 @@ def as_zarr(values: np.ndarray, form: FloatFormat, chunks: tuple[int, int]) -> z
     return array
 
 
-def all_scores(background: hpv.Background, source: Any, **options: Any) -> tuple[np.ndarray, dict[Any, list[np.ndarray]]]:
+def all_scores(
+    background: hpv.Background, source: Any, **options: Any
+) -> tuple[np.ndarray, dict[Any, list[np.ndarray]]]:
     """Codes and every kind of score, by the walk that `hpv.score` does."""
     ready = prepare_score(background, source, keep=("codes",), **ALL_KINDS, **options)
     codes = np.zeros((ready.source.samples, background.nodes), np.uint8)
@@ -227,7 +229,9 @@ def test_a_million_nodes_in_one_layer(monkeypatch):
 # --- subnormals ---
 
 
-def answers(values: np.ndarray, form: FloatFormat, test: np.ndarray, other: FloatFormat, binning: str, edges: Any) -> Any:
+def answers(
+    values: np.ndarray, form: FloatFormat, test: np.ndarray, other: FloatFormat, binning: str, edges: Any
+) -> Any:
     """All that can depend on how the processor treats subnormals."""
     given, asked = as_input(values, form), as_input(test, other)
     background = hpv.fit(given, binning=binning, bins=7)

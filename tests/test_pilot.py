@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from hpv.floats import FLOAT64, from_keys, to_keys
+from hpv.floats import FLOAT32, FLOAT64, from_keys, to_keys
 from hpv.kernels import sorting
 from hpv.pilot import Rule, pilot_runs, pilot_size, propose
-from tests import naive
-from tests.strategies import as_floats, matrices, steps
+import naive
+from strategies import as_floats, matrices, ordinals, steps
 
 BINS = st.one_of(st.integers(1, 12), st.sampled_from([32, 100, 253, 254]))
 FRACTIONS = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), Fraction(1, 50), Fraction(1)])
@@ -35,7 +35,7 @@ def test_edges_are_the_rules(activations, bins, binning, fraction, covers_all):
     proposed = propose(*ordered_keys(values, form), form, Rule(bins, binning, fraction), covers_all)
     for node in range(values.shape[1]):
         expected = naive.inner_edges(
-            binning, as_floats(values[:, node], form), bins, fraction, covers_all, next_up, round_up
+            binning, as_floats(values[:, node], form), bins, fraction, covers_all, next_up, round_up, ordinals(form)
         )
         found = proposed[node][proposed[node] != form.unused]
         assert as_floats(from_keys(found, form), form) == expected
@@ -43,16 +43,18 @@ def test_edges_are_the_rules(activations, bins, binning, fraction, covers_all):
 
 
 @pytest.mark.parametrize("binning", ["balanced", "quantile", "uniform"])
-def test_edges_of_many_continuous_values(binning):
+@pytest.mark.parametrize("form", [FLOAT32, FLOAT64])
+def test_edges_of_many_continuous_values(binning, form):
     rng = np.random.default_rng(0)
     values = np.stack([rng.normal(size=700), np.maximum(rng.normal(size=700), 0), rng.integers(0, 90, 700)], axis=1)
-    next_up, round_up = steps(FLOAT64)
+    values = values.astype(form.storage)
+    next_up, round_up = steps(form)
     for bins in (1, 2, 10, 32, 254):
-        proposed = propose(*ordered_keys(values, FLOAT64), FLOAT64, Rule(bins, binning), False)
+        proposed = propose(*ordered_keys(values, form), form, Rule(bins, binning), False)
         for node in range(3):
-            found = from_keys(proposed[node][proposed[node] != FLOAT64.unused], FLOAT64)
+            found = from_keys(proposed[node][proposed[node] != form.unused], form)
             expected = naive.inner_edges(
-                binning, list(values[:, node]), bins, Fraction(1, 10), False, next_up, round_up
+                binning, values[:, node].astype(float).tolist(), bins, Fraction(1, 10), False, next_up, round_up, ordinals(form)
             )
             np.testing.assert_array_equal(found, expected)
 

@@ -59,7 +59,9 @@ def test_bytes(given, size):
     assert bytes_of(given) == size
 
 
-@pytest.mark.parametrize("wrong", ["", "GiB", "2 GiBs", "-2GiB", "1.2.3GB", "2 G B", True, [1], float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "wrong", ["", "GiB", "2 GiBs", "-2GiB", "1.2.3GB", "2 G B", True, [1], float("nan"), float("inf")]
+)
 def test_bytes_that_are_none(wrong):
     with pytest.raises(hpv.InputError, match=r"memory=.*give bytes, or text such as 512MiB or 2GB"):
         bytes_of(wrong)
@@ -162,7 +164,9 @@ def test_threads(machine, monkeypatch):
 # --- plans ---
 
 
-@given(SHAPES, st.sampled_from(["float16", "float32", "float64"]), BUDGETS, st.integers(1, 64), st.booleans(), st.data())
+@given(
+    SHAPES, st.sampled_from(["float16", "float32", "float64"]), BUDGETS, st.integers(1, 64), st.booleans(), st.data()
+)
 @settings(max_examples=150)
 def test_plans_cover_everything_once_inside_the_budget(shape, dtype, memory, threads, chunked, data):
     chunks = None

@@ -96,7 +96,15 @@ def test_scans_are_the_oracles(both, tail, statistic, form, alpha_max, bins):
     check_losses(exact.score, rounded.score, pmax, statistic, form, alpha_max, largest)
 
 
-@given(pairs(max_nodes=8), TAILS, STATISTICS, FORMS, st.sampled_from(["all", "grid"]), st.sampled_from([1, 4, 15]), st.data())
+@given(
+    pairs(max_nodes=8),
+    TAILS,
+    STATISTICS,
+    FORMS,
+    st.sampled_from(["all", "grid"]),
+    st.sampled_from([1, 4, 15]),
+    st.data(),
+)
 @settings(max_examples=60)
 def test_scans_against_classes(both, tail, statistic, form, alphas, least, data):
     (values, source), (test, other) = both
@@ -115,7 +123,9 @@ def test_scans_against_classes(both, tail, statistic, form, alphas, least, data)
     pooled = background.scan(given, against="pooled", **asked)
     check_scan(pooled, by_name[-1], statistic, form, 0.5, thresholds)
     assert (pooled.label == -1).all()
-    wanted = data.draw(st.lists(st.sampled_from([*map(int, background.classes)]), min_size=len(test), max_size=len(test)))
+    wanted = data.draw(
+        st.lists(st.sampled_from([*map(int, background.classes)]), min_size=len(test), max_size=len(test))
+    )
     result = background.scan(given, labels=wanted, **asked)
     answered = [name if name in own else -1 for name in wanted]
     assert result.label.tolist() == answered
@@ -245,7 +255,9 @@ def test_thresholds(largest, alpha_max):
         np.testing.assert_allclose(found[1:] / found[:-1], ratio, rtol=1e-12)
 
 
-def loss_bound(statistic: str, form: str, reached: int, nodes: int, alpha: float, alpha_max: float, largest: int) -> float:
+def loss_bound(
+    statistic: str, form: str, reached: int, nodes: int, alpha: float, alpha_max: float, largest: int
+) -> float:
     """What `hpv.scanning.grid` states: the largest loss of an exact score of ``reached`` nodes at ``alpha``."""
     ratio = (alpha_max / min(1 / (largest + 1), alpha_max)) ** (1 / 254)
     rounded = min(ratio * alpha, alpha_max)
@@ -345,7 +357,9 @@ def test_missing_values_are_not_counted(alphas):
     values = np.arange(99.0)[:, None] + np.zeros(4)
     background = hpv.fit(np.concatenate([values, np.full((99, 1), np.nan)], axis=1), edges=[90.0])
     with_nan = background.scan(np.array([[95.0, 1.0, np.nan, np.nan, 5.0]]), form="whole", tail="right", alphas=alphas)
-    without = hpv.fit(values[:, :2], edges=[90.0]).scan(np.array([[95.0, 1.0]]), form="whole", tail="right", alphas=alphas)
+    without = hpv.fit(values[:, :2], edges=[90.0]).scan(
+        np.array([[95.0, 1.0]]), form="whole", tail="right", alphas=alphas
+    )
     assert with_nan.score[0] == without.score[0] > 0
     assert with_nan.size[0] == without.size[0] == 1
     assert with_nan.nodes(0)[NAME].tolist() == [0]

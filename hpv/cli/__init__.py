@@ -14,7 +14,7 @@ from hpv.errors import HpvError
 
 __all__ = ["main"]
 
-USAGE, BUG, INTERRUPTED = 2, 1, 130
+BUG, USAGE, DATA, INTERRUPTED = 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         terminal.fail("interrupted; run the same command again to go on.", "KeyboardInterrupt")
         return INTERRUPTED
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        terminal.fail(f"out of memory{detail}; give less --memory or fewer --threads.", "MemoryError")
+        return DATA
     except BrokenPipeError:
         # Whoever read stdout has seen enough; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -27,7 +27,8 @@ def fit(terminal: Terminal, *, out: str, overwrite: bool, **options: Any) -> Non
     with terminal.meter("fit", ready.plan.bytes_read) as meter:
         background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
     document = {"command": "fit", "out": out, "already_complete": already, **background_facts(background)}
-    terminal.result(document, _outcome(out, already), *background_summary(document))
+    following = f"Next: hpv score {out} ACTIVATIONS -o SCORES"
+    terminal.result(document, _outcome(out, already), *background_summary(document), following)
 
 
 def merge(terminal: Terminal, *, parts: Sequence[str], out: str, overwrite: bool) -> None:
