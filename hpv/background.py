@@ -116,8 +116,8 @@ class Background:
         digest = hashlib.sha256(b"hpv background 1")
         classes = np.array([], np.int64) if self.classes is None else self.classes
         parts = [self.samples, classes, np.array([self.classes is None, self.min_class_size])]
-        for array in parts:
-            digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+        for part in parts:
+            digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
         for name in sorted(self.layers):
             state = self.layers[name]
             digest.update(f"\0{name}\0{state.form}\0{state.edges.shape}".encode())
@@ -185,9 +185,7 @@ class Background:
 
         return querying.encode(self, x, out)
 
-    def pvalues(
-        self, x: Any, tail: str = "right", dtype: str = "float32", labels: Any = None, out: Any = None
-    ) -> Any:
+    def pvalues(self, x: Any, tail: str = "right", dtype: str = "float32", labels: Any = None, out: Any = None) -> Any:
         """P-value range of every value: (pmin, pmax), each (samples, nodes); spec section 2.
 
         The exact empirical p-value range of the value lies inside. float32 is rounded outward, float64 is exact.
@@ -388,5 +386,3 @@ def check_layers(background: Background, source: Activations) -> dict[str, str]:
                 "give activations of the same layer of the same network."
             )
     return pairs
-
-

@@ -107,9 +107,8 @@ def prepare_fit(
         source, None if given else rule, classes=1 if classes is None else len(classes),
         memory=memory, threads=threads, edges=widest,
     )  # fmt: skip
-    if given is not None:
-        rule = getattr(edges, "rule", None)
-    return Fit(source, rule, given, classes, group, int(min_class_size), plan, get_backend(backend))
+    placed: Rule | None = rule if given is None else getattr(edges, "rule", None)
+    return Fit(source, placed, given, classes, group, int(min_class_size), plan, get_backend(backend))
 
 
 def check_labels(labels: Any, samples: int) -> np.ndarray:
@@ -198,7 +197,8 @@ def run_fit(ready: Fit, progress: streaming.Progress, checkpoint: Checkpoint | N
         layers[layer.name] = _count_layer(
             layer, plan, _edges_of(layer, plan, ready, progress, checkpoint), ready, progress, checkpoint
         )
-    attributes = {key: ready.source.attributes[key] for key in ("model", "weights") if key in ready.source.attributes}
+    known = ready.source.attributes
+    attributes: dict[str, Any] = {key: known[key] for key in ("model", "weights") if key in known}
     samples = _class_sizes(ready)
     return Background(layers, samples, ready.classes, ready.rule, ready.min_class_size, attributes)
 
@@ -241,9 +241,7 @@ def propose_layer(layer: Layer, plan: LayerPlan, ready: Fit, progress: streaming
     return LayerEdges(keys, layer.form)
 
 
-def _propose_tile(
-    layer: Layer, plan: LayerPlan, tile: slice, ready: Fit, progress: streaming.Progress
-) -> np.ndarray:
+def _propose_tile(layer: Layer, plan: LayerPlan, tile: slice, ready: Fit, progress: streaming.Progress) -> np.ndarray:
     """Read the pilot of some nodes in one walk, and find their edges."""
     from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
 

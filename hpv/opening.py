@@ -85,9 +85,7 @@ def fit_to_store(
     return background, False
 
 
-def merge_to_store(
-    paths: Sequence[str | Path], out: str | Path, overwrite: bool = False
-) -> tuple[Background, bool]:
+def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> tuple[Background, bool]:
     """Merge backgrounds into a store; the background, and whether it was there already."""
     parts = [open_background(path) for path in paths]
     merged = merge(parts)

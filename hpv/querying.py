@@ -158,7 +158,7 @@ def scan(
         layers=layers, labels=labels, against=against, keep=(),
     )  # fmt: skip
     parts: list[Any] = []
-    run_score(ready, streaming.Quiet(), lambda _, results: parts.append(results[tail, form, statistic]))
+    run_score(ready, streaming.Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))
     whole = join(parts)
     score, label, alpha = whole.score, whole.label, whole.alpha
     groups = ready.background.group_of(label.astype(np.int64)) if background.classes is not None else None
@@ -253,4 +253,3 @@ def _result(given: Any, shape: tuple[int, int], dtype: Any, what: str) -> np.nda
 def _answer(results: dict[str, Any], source: Activations) -> Any:
     """A mapping where the activations were one."""
     return results if source.is_mapping or len(results) > 1 else next(iter(results.values()))
-

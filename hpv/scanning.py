@@ -184,9 +184,7 @@ class Scanner:
             for tail, thresholds in self.thresholds.items()
         }
 
-    def tally(
-        self, codes: np.ndarray, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]
-    ) -> None:
+    def tally(self, codes: np.ndarray, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]) -> None:
         """Add a block of codes; ``group`` (s,) is used unless every sample is scored against all classes."""
         rows = np.arange(len(codes))
         for tail, levels in tables.levels.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from hpv import streaming
 from hpv.background import Background
-from hpv.errors import InputError
+from hpv.errors import HpvWarning, InputError
 from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import kept_chunks
 from hpv.pvalues import outward, range_tables
@@ -50,6 +51,11 @@ class Scores:
         return [(kind[0], kind[1], kind[2]) for kind in self.attributes["kinds"]]
 
     @property
+    def missing(self) -> int:
+        """NaN among the values that were scored; they are never significant."""
+        return int(self.attributes["missing"])
+
+    @property
     def layers(self) -> list[str]:
         """Layers that were scanned, as one set of nodes."""
         return list(self.attributes["layers"])
@@ -86,15 +92,17 @@ class Scores:
         group = self.group(background)[rows.start : rows.stop]
         entry = np.minimum(codes.astype(np.intp), closed.edges.shape[1] + 1)
         nodes = np.arange(closed.nodes)
-        return tuple(table[group[:, None], nodes, entry] for table in range_tables(closed.survivors, closed.counted, tail))
+        return tuple(
+            table[group[:, None], nodes, entry] for table in range_tables(closed.survivors, closed.counted, tail)
+        )
 
-    def nodes(
-        self, i: int, background: Background, tail: str, form: str, statistic: str
-    ) -> dict[str, np.ndarray]:
+    def nodes(self, i: int, background: Background, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
         """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
         self.check_background(background)
         i = range(self.samples)[i]
-        alpha, label = (self.column(tail, form, statistic, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label"))
+        alpha, label = (
+            self.column(tail, form, statistic, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label")
+        )
         group = int(background.group_of(np.array([label], np.int64))[0]) if label >= 0 else 0
         row = (slice(i, i + 1), slice(None))
         return {
@@ -137,8 +145,14 @@ def write_scores(
     """Score into a store; an interrupted run is continued by the same call."""
     with Output.begin(out, SCORES, _request(ready, keep), overwrite=overwrite) as output:
         if not output.already_complete:
-            _Writer(output, ready, keep).run(progress)
-            output.finish(_attributes(ready, background_path))
+            missing = _Writer(output, ready, keep).run(progress)
+            if missing:
+                warnings.warn(
+                    f"{out}: {missing} values are NaN; they have the range [0, 1] and are never significant.",
+                    HpvWarning,
+                    stacklevel=3,
+                )
+            output.finish({**_attributes(ready, background_path), "missing": missing})
         done = output.already_complete
     return Scores(open_store(out, SCORES), done)
 
@@ -216,18 +230,20 @@ class _Writer:
                 for tail in ready.options.tails:
                     self.tables[tail, name] = outward(*range_tables(closed.survivors, closed.counted, tail))
 
-    def run(self, progress: streaming.Progress) -> None:
-        """Score what is not scored yet."""
+    def run(self, progress: streaming.Progress) -> int:
+        """Score what is not scored yet; the number of NaN among all values."""
         start = int(self.output.progress.get("samples", 0))
         blocks = self.write_block if self.keep else None
         run_score(self.ready, progress, self.write_scores, blocks, start)
+        return int(self.output.progress.get("missing", 0))
 
-    def write_scores(self, samples: slice, results: Results) -> None:
+    def write_scores(self, samples: slice, results: Results, missing: int) -> None:
         """Keep the scores of a finished range; what was written before is then safe."""
         for kind, scored in results.items():
             for name in COLUMNS:
                 self.output.write(_folder(*kind) + name, (samples,), getattr(scored, name))
-        self.output.checkpoint({"samples": samples.stop})
+        missing += int(self.output.progress.get("missing", 0))
+        self.output.checkpoint({"samples": samples.stop, "missing": missing})
 
     def write_block(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
         """Keep the codes of a block, and the ranges that follow from them."""
@@ -248,4 +264,3 @@ def _own_labels(ready: Score) -> np.ndarray:
 
 def _folder(tail: str, form: str, statistic: str) -> str:
     return f"scores/{tail}/{form}/{statistic}/"
-

@@ -15,6 +15,7 @@ from hpv.background import Background, check_layers
 from hpv.backends import get_backend
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels, read_block
+from hpv.kernels.rules import MISSING_CODE
 from hpv.planning import LayerPlan, Plan, plan_score
 from hpv.scanning import Scanner, ScanOptions, Scored, Tables, join
 from hpv.sources import Activations, open_activations
@@ -116,6 +117,7 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
         raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest' or "
                          "'pooled'.")  # fmt: skip
     labels = check_labels(labels, source.samples)
+    assert background.classes is not None
     unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
     if unknown:
         warnings.warn(
@@ -130,11 +132,13 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
 def run_score(
     ready: Score,
     progress: streaming.Progress,
-    write: Callable[[slice, Results], None],
+    write: Callable[[slice, Results, int], None],
     write_codes: Callable[[str, slice, slice, np.ndarray, np.ndarray], None] | None = None,
     start: int = 0,
 ) -> None:
-    """Score all samples from ``start`` on, a range after the other; results are handed to ``write`` in order.
+    """Score all samples from ``start`` on, a range after the other.
+
+    ``write`` is given samples, results and the number of NaN among their values, in order of the samples.
 
     ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
     """
@@ -144,10 +148,12 @@ def run_score(
     tables = _Tables(ready, plans)
     for segment in streaming.blocks(slice(start, ready.source.samples), step):
         tallies = ready.scanner.empty_tallies(segment.stop - segment.start)
+        missing = 0
         for name, plan in plans.items():
             for tile in plan.tiles:
-                _tally_tile(ready, plan, name, tile, tables.get(name, tile), segment, tallies, progress, write_codes)
-        write(segment, _scores(ready, tallies, segment))
+                made = tables.get(name, tile)
+                missing += _tally_tile(ready, plan, name, tile, made, segment, tallies, progress, write_codes)
+        write(segment, _scores(ready, tallies, segment), missing)
 
 
 def _scores(ready: Score, tallies: Mapping[str, np.ndarray], segment: slice) -> Results:
@@ -198,14 +204,18 @@ def _tally_tile(
     tallies: Mapping[str, np.ndarray],
     progress: streaming.Progress,
     write_codes: Callable[[str, slice, slice, np.ndarray, np.ndarray], None] | None,
-) -> None:
-    """Add one tile of nodes to the tallies of a range of samples, by as many tasks as there are threads."""
+) -> int:
+    """Add one tile of nodes to the tallies of a range of samples, by as many tasks as there are threads.
+
+    Returns the number of NaN among the values.
+    """
     layer = ready.source.layers[ready.pairs[name]]
     buffers = streaming.Buffers()
     nodes = tile.stop - tile.start
     step = max(64, CACHED_CODES // nodes)
 
-    def task(rows: slice) -> None:
+    def task(rows: slice) -> int:
+        missing = 0
         for part in streaming.blocks(rows, plan.block):
             block = read_block(layer, part, tile, buffers)
             codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
@@ -217,9 +227,11 @@ def _tally_tile(
                 ready.scanner.tally(codes[piece], ready.group[at], tables, own)
             if write_codes is not None:
                 write_codes(name, part, tile, codes, ready.group[part])
+            missing += int(np.count_nonzero(codes == MISSING_CODE))
             progress.advance(block.bits.shape[0] * nodes * layer.form.key.itemsize)
+        return missing
 
-    streaming.run(task, streaming.split(segment, ready.plan.threads, plan.block), ready.plan.threads)
+    return sum(streaming.run(task, streaming.split(segment, ready.plan.threads, plan.block), ready.plan.threads))
 
 
 def score(

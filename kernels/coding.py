@@ -1,9 +1,11 @@
-"""From values to codes and to survivor counts, by one comparison per edge.
+"""From values to codes and to survivor counts.
 
 The contract, here and everywhere: ``code = number of edges e with value >= e``; NaN has MISSING_CODE.
+Few edges are compared one by one, many are searched by bisection; the results are the same.
 
-Shapes: s = samples, N = columns of the block in memory, n = nodes, k = edges, l = lanes, b = ceil(n / l).
-Edges are packed, lanes innermost, so that the edges of the nodes at work lie side by side.
+Shapes: s = samples, N = columns of the block in memory, n = nodes, k = edges, l = lanes, b = ceil(n / l),
+t = items of a search tree. Packed edges have their lanes innermost, so that those of the nodes at work lie side by
+side.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ from hpv.kernels.lanes import (
     store_codes,
     store_lanes,
 )
+from hpv.kernels.searching import TILE_ROWS, tree_vectors
+from hpv.kernels.tiles import aligned, count_many, encode_many, make_space
 
+# More edges than these are found faster by bisection.
+FEW = 20
+# Depths of search trees: a kernel is compiled for each depth that is used.
+DEPTHS = (6, 7, 8)
 # Counters of 16-bit keys are 16 bits wide.
 MOST_ROWS = 32_760
 
@@ -34,9 +42,13 @@ MOST_ROWS = 32_760
 class Coder(NamedTuple):
     """Edges of some nodes, laid out for the kernels; made once, used for many blocks."""
 
-    packed: np.ndarray
-    """Edge keys (b, k, l)."""
+    table: np.ndarray
+    """Edge keys, packed (b, k, l) or as search trees (n, t)."""
+    levels: tuple[int, ...]
+    """0, 1, ... up to the depth of the search trees; empty where edges are compared."""
     nodes: int
+    edges: int
+    """Edges per node, unused ones included."""
     infinity: int
     """Key of +inf in the format of the values."""
 
@@ -56,30 +68,44 @@ class Counts(NamedTuple):
 
 def make_coder(edges: np.ndarray, infinity: int) -> Coder:
     """A coder for edge keys (n, k), ascending per node, filled up with the highest integer."""
-    return Coder(pack_edges(edges), len(edges), infinity)
+    n, k = edges.shape
+    if k <= FEW:
+        return Coder(pack_edges(edges), (), n, k, infinity)
+    return Coder(*plant_trees(edges), n, k, infinity)
 
 
 def make_counter(edges: np.ndarray, infinity: int) -> Coder:
-    """The same for ``count``: below the first edge stands -inf, whose survivors are all values but NaN."""
-    lowest = np.full((len(edges), 1), -infinity, edges.dtype)
-    return make_coder(np.concatenate([lowest, edges], axis=1), infinity)
+    """The same for ``count``: below the first of few edges stands -inf, whose survivors are all values but NaN."""
+    n, k = edges.shape
+    if k > FEW:
+        return make_coder(edges, infinity)
+    lowest = np.full((n, 1), -infinity, edges.dtype)
+    return Coder(pack_edges(np.concatenate([lowest, edges], axis=1)), (), n, k, infinity)
 
 
 def encode(bits: np.ndarray, first: int, coder: Coder, codes: np.ndarray) -> None:
     """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-    encode_few(bits, first, coder.packed, coder.infinity, codes)
+    if not coder.levels:
+        encode_few(bits, first, coder.table, coder.infinity, codes)
+        return
+    rows = padded_rows(np.arange(len(bits)), TILE_ROWS)
+    encode_many(bits, first, rows, coder.table, coder.levels, coder.infinity, make_space(bits.dtype), codes)
 
 
 def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
     """Counts of the chosen rows of a C-contiguous block (s, N), nodes ``first : first + n``."""
-    survivors = np.zeros((counter.nodes, counter.packed.shape[1]), np.int64)
-    blocks, _, lanes = counter.packed.shape
+    return _count_many(bits, first, rows, counter) if counter.levels else _count_few(bits, first, rows, counter)
+
+
+def _count_few(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
+    blocks, k, lanes = counter.table.shape
+    survivors = np.zeros((counter.nodes, k), np.int64)
     lowest = np.full((blocks, lanes), np.iinfo(bits.dtype).max, bits.dtype)
     highest = np.full((blocks, lanes), np.iinfo(bits.dtype).min, bits.dtype)
     for start in range(0, len(rows), MOST_ROWS):
-        part = np.zeros_like(counter.packed)
-        chosen = padded_rows(rows[start : start + MOST_ROWS])
-        count_survivors(bits, first, counter.nodes, chosen, counter.packed, counter.infinity, part, lowest, highest)
+        part = np.zeros_like(counter.table)
+        chosen = padded_rows(rows[start : start + MOST_ROWS], ROWS)
+        count_few(bits, first, counter.nodes, chosen, counter.table, counter.infinity, part, lowest, highest)
         survivors += unpack(part, counter.nodes)
     with np.errstate(over="ignore"):
         lowest += bits.dtype.type(1)
@@ -88,19 +114,34 @@ def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Cou
     return Counts(np.ascontiguousarray(survivors[:, 1:]), survivors[:, 0].copy(), *flat)
 
 
-def lanes_of(dtype: np.dtype) -> int:
-    """Nodes that are worked on at once for keys of this dtype."""
-    return LANE_BYTES // dtype.itemsize
+def _count_many(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
+    survivors = np.zeros((counter.nodes, counter.edges), np.int64)
+    missing = np.zeros(counter.nodes, np.int64)
+    lowest = np.full(counter.nodes, np.iinfo(bits.dtype).max, bits.dtype)
+    highest = np.full(counter.nodes, np.iinfo(bits.dtype).min, bits.dtype)
+    chosen = padded_rows(rows, TILE_ROWS)
+    what, state = (counter.table, counter.levels, counter.infinity), (survivors, missing, lowest, highest)
+    count_many(bits, first, chosen, *what, make_space(bits.dtype), *state)
+    missing -= len(chosen) - len(rows)
+    np.subtract(highest, 1, out=highest, where=highest > np.iinfo(bits.dtype).min)
+    return Counts(survivors, len(rows) - missing, lowest, highest)
+
+
+def padded_rows(rows: np.ndarray, height: int) -> np.ndarray:
+    """Row numbers filled up with -1 to whole heights, as the kernels read them."""
+    return np.concatenate([rows, np.full(-len(rows) % height, -1)]).astype(np.int64)
 
 
 def pack_edges(edges: np.ndarray) -> np.ndarray:
     """Edges of nodes (n, k) as packed blocks (b, k, l); nodes beyond the last have edges that nothing reaches."""
     n, k = edges.shape
-    lanes = lanes_of(edges.dtype)
+    lanes = LANE_BYTES // edges.dtype.itemsize
     blocks = -(-n // lanes)
     padded = np.full((blocks * lanes, k), np.iinfo(edges.dtype).max, edges.dtype)
     padded[:n] = edges
-    return np.ascontiguousarray(padded.reshape(blocks, lanes, k).transpose(0, 2, 1))
+    packed = aligned((blocks, k, lanes), edges.dtype)
+    packed[:] = padded.reshape(blocks, lanes, k).transpose(0, 2, 1)
+    return packed
 
 
 def unpack(packed: np.ndarray, nodes: int) -> np.ndarray:
@@ -109,9 +150,28 @@ def unpack(packed: np.ndarray, nodes: int) -> np.ndarray:
     return packed.transpose(0, 2, 1).reshape(blocks * lanes, k)[:nodes]
 
 
-def padded_rows(rows: np.ndarray) -> np.ndarray:
-    """Row numbers filled up with -1 to whole stacks, as the kernels read them."""
-    return np.concatenate([rows, np.full(-len(rows) % ROWS, -1)]).astype(np.int64)
+def plant_trees(edges: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Edges of nodes (n, k) as search trees (n, t), and their levels."""
+    n, k = edges.shape
+    # The highest code of a tree is NaN's.
+    depth = next(depth for depth in DEPTHS if k <= (1 << depth) - 2)
+    padded = np.full((n, (1 << depth) - 1), np.iinfo(edges.dtype).max, edges.dtype)
+    padded[:, :k] = edges
+    order = tree_order(LANE_BYTES // edges.dtype.itemsize, depth)
+    trees = aligned((n, len(order)), edges.dtype)
+    trees[:] = padded[:, order]
+    return trees, tuple(range(depth))
+
+
+def tree_order(lanes: int, depth: int) -> np.ndarray:
+    """Which of the sorted edges stands at each item of a search tree, level after level, see ``searching.search``."""
+    order = []
+    for level, vectors in enumerate(tree_vectors(lanes, depth)):
+        for item in range(vectors * lanes):
+            path = item % (1 << level)
+            before = sum(1 << (depth - 1 - d) for d in range(level) if path >> d & 1)
+            order.append(before + (1 << (depth - 1 - level)) - 1)
+    return np.array(order)
 
 
 @kernel
@@ -136,7 +196,7 @@ def encode_few(bits, first, edges, infinity, codes):  # (s, N), (b, k, l) -> (s,
 
 
 @kernel
-def count_survivors(bits, first, nodes, rows, edges, infinity, survivors, lowest, highest):
+def count_few(bits, first, nodes, rows, edges, infinity, survivors, lowest, highest):
     # (s, N), (r,), (b, k, l) -> (b, k, l), (b, l), (b, l)
     """Add the chosen rows to the survivors at each edge and to the extremes; ``lowest`` is kept as key - 1.
 

@@ -33,6 +33,10 @@ class Lanes(types.Type):
         return ir.Constant(self.llvm, [value] * self.count)
 
     @property
+    def highest(self) -> ir.Constant:
+        return self.constant((1 << (self.bits - 1)) - 1)
+
+    @property
     def lowest(self) -> ir.Constant:
         return self.constant(-(1 << (self.bits - 1)))
 
@@ -81,12 +85,12 @@ def _masked(builder: ir.IRBuilder, verb: str, vector: ir.VectorType, result: Any
     return builder.call(function, arguments)
 
 
-def _keys(builder: ir.IRBuilder, lanes: Lanes, bits: Any, infinity: Any) -> Any:
-    """The order of hpv/floats.py: magnitude, negated for negative numbers, the lowest integer for NaN."""
+def _keys(builder: ir.IRBuilder, lanes: Lanes, bits: Any, infinity: Any, missing: ir.Constant) -> Any:
+    """The order of hpv/floats.py: magnitude, negated for negative numbers; ``missing`` for NaN."""
     magnitude = builder.and_(bits, lanes.constant((1 << (lanes.bits - 1)) - 1))
     negative = builder.icmp_signed("<", bits, lanes.constant(0))
     key = builder.select(negative, builder.sub(lanes.constant(0), magnitude), magnitude)
-    return builder.select(builder.icmp_signed("<=", magnitude, infinity), key, lanes.lowest)
+    return builder.select(builder.icmp_signed("<=", magnitude, infinity), key, missing)
 
 
 @intrinsic
@@ -129,7 +133,7 @@ def load_keys(typing: Any, bits: Any, rows: Any, i: Any, first: Any, width: Any,
                     nan = lanes.constant((1 << (lanes.bits - 1)) - 1)
                     parts = [address, ir.IntType(32)(lanes.bits // 8), mask, nan]
                     value = _masked(builder, "load", lanes.llvm, lanes.llvm, parts)
-                loaded[name].append(_keys(builder, lanes, value, at_most))
+                loaded[name].append(_keys(builder, lanes, value, at_most, lanes.lowest))
             builder.branch(done)
         builder.position_at_end(done)
         assert start is not done
@@ -240,12 +244,12 @@ keep_highest = _extreme(">", 0)
 
 @intrinsic
 def store_codes(typing: Any, codes: Any, i: Any, first: Any, width: Any, height: Any, stack: Any, keys: Any) -> Any:
-    """Write a stack to ``codes[i : i + height, first : first + width]``, 255 (``MISSING_CODE``) where the key is NaN's."""
+    """Write a stack to ``codes[i : i + height, first : first + width]``; MISSING_CODE where the key is NaN's."""
     signature = types.void(codes, i, first, width, height, stack, keys)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         codes, i, first, width, height, stack, keys = arguments
-        lanes, bytes_ = signature.args[5].dtype, Lanes(8, signature.args[5].count and signature.args[5].dtype.count)
+        lanes, bytes_ = signature.args[5].dtype, Lanes(8, signature.args[5].dtype.count)
         columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, codes).shape, 1)
         whole = builder.and_(
             builder.icmp_signed(">=", width, width.type(lanes.count)),

@@ -82,7 +82,9 @@ def count_numbers(ordered, missing, counted):  # (b, m, l) -> (n,)
 
 
 @kernel
-def find_modal(ordered, counted, numerator, denominator, starts, stops, found):  # (b, m, l), (n,) -> (n, c), (n, c), (n,)
+def find_modal(
+    ordered, counted, numerator, denominator, starts, stops, found
+):  # (b, m, l), (n,) -> (n, c), (n, c), (n,)
     """Runs of values that make up more than ``numerator / denominator`` of their node; ascending."""
     m = ordered.shape[1]
     for node in range(counted.size):
@@ -323,4 +325,3 @@ def close_edges(inner, survivors, counted, lowest, highest, infinity, edges, clo
                 low = infinity + 1
             if smallest == high:
                 high = infinity + 1
-

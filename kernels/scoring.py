@@ -45,7 +45,7 @@ def _log1p_beyond(x):
 
 @kernel
 def statistic_at(kind, form, reached, counted, alpha):
-    """The scan statistic for ``reached`` of ``counted`` nodes at or below ``alpha``; 0 where they are no more than expected.
+    """The scan statistic for ``reached`` of ``counted`` nodes at or below ``alpha``; 0 where no more are expected.
 
     Spec: Berk-Jones, Higher Criticism and Kolmogorov-Smirnov; form SUBSET takes the best subset of the nodes, which
     at a given alpha is all of the ``reached`` nodes and no other (linear-time subset scanning).

@@ -208,7 +208,9 @@ def _cut(
     parts = min(bins, room + 1)
     targets = [j * (1 - taken) / parts for j in range(parts - 1, 0, -1)]
     chosen = _nearest(targets, ordinary, reached)
-    return _on_grid(chosen, _pairs(modal, next_up), ordinals) if ordinals else sorted({*_pairs(modal, next_up), *chosen})
+    return (
+        _on_grid(chosen, _pairs(modal, next_up), ordinals) if ordinals else sorted({*_pairs(modal, next_up), *chosen})
+    )
 
 
 def _on_grid(chosen: Sequence[float], pairs: Sequence[float], ordinals: Ordinals) -> list[float]:

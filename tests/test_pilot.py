@@ -54,7 +54,14 @@ def test_edges_of_many_continuous_values(binning, form):
         for node in range(3):
             found = from_keys(proposed[node][proposed[node] != form.unused], form)
             expected = naive.inner_edges(
-                binning, values[:, node].astype(float).tolist(), bins, Fraction(1, 10), False, next_up, round_up, ordinals(form)
+                binning,
+                values[:, node].astype(float).tolist(),
+                bins,
+                Fraction(1, 10),
+                False,
+                next_up,
+                round_up,
+                ordinals(form),
             )
             np.testing.assert_array_equal(found, expected)
 
@@ -86,7 +93,7 @@ def test_pilot_runs_are_apart_and_inside(samples, pilot):
      {"modal_fraction": "x"}, {"modal_fraction": 2}, {"pilot": 0}, {"pilot": "some"}, {"pilot": 1.5}],
 )  # fmt: skip
 def test_wrong_rules_are_refused(wrong):
-    (name, value), = wrong.items()
+    ((name, value),) = wrong.items()
     with pytest.raises(hpv.InputError, match=f"{name}={value!r}"):
         Rule(**wrong)
 

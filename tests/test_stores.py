@@ -20,7 +20,6 @@ def data():
     rng = np.random.default_rng(5)
     first = np.maximum(rng.normal(size=(900, 40)), 0).astype(np.float32)
     second = rng.normal(size=(900, 7)).astype(np.float64)
-    second[5, 3] = np.nan
     second[7, 2] = np.inf
     return {"relu/1": first, "head": second}
 
@@ -127,10 +126,14 @@ def test_merged_stores(tmp_path, data):
 @pytest.mark.parametrize("alphas", ["grid", "all"])
 def test_scores_are_those_of_scan(tmp_path, data, labels, against, alphas):
     background = hpv.fit(data, labels=labels)
-    found = hpv.score(background, data, tmp_path / "s", labels=labels, against=against, alphas=alphas, keep=("codes", "ranges"))
+    found = hpv.score(
+        background, data, tmp_path / "s", labels=labels, against=against, alphas=alphas, keep=("codes", "ranges")
+    )
     codes = background.encode(data)
     for tail, form, statistic in found.kinds:
-        result = background.scan(data, statistic=statistic, tail=tail, form=form, labels=labels, against=against, alphas=alphas)
+        result = background.scan(
+            data, statistic=statistic, tail=tail, form=form, labels=labels, against=against, alphas=alphas
+        )
         scored = found.get(tail, form, statistic)
         for name in ("score", "alpha", "size", "label"):
             np.testing.assert_array_equal(getattr(scored, name), getattr(result, name))
@@ -167,6 +170,16 @@ def test_score_continues_where_it_stopped(tmp_path, data, monkeypatch):
             np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(whole.get(*kind), name))
     np.testing.assert_array_equal(found.codes("head").read(), whole.codes("head").read())
     assert hpv.score(background, data, tmp_path / "s").already_complete
+
+
+def test_missing_values_are_reported(tmp_path, data):
+    background = hpv.fit(data)
+    data["head"][5, 3] = np.nan
+    data["head"][8] = np.nan
+    with pytest.warns(hpv.HpvWarning, match="8 values are NaN"):
+        found = hpv.score(background, data, tmp_path / "s")
+    assert found.missing == 8
+    assert (found.codes("head").read()[8] == 255).all()
 
 
 def test_another_background_is_refused(tmp_path, data):
