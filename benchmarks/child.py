@@ -102,7 +102,7 @@ def score_in_memory(store: str, background: str, memory: str, threads: int) -> S
     parts: list[Any] = []
     source = {layer_name(store): values}
     ready = prepare_score(hpv.open(background), source, keep=(), memory=memory, threads=threads)  # type: ignore[arg-type]
-    run_score(ready, Quiet(), lambda _, results: parts.append(results))
+    run_score(ready, Quiet(), lambda _, results, *more: parts.append(results))
     took = watch.read()
     yield {**took, "found": float(sum(part[ready.options.kinds[0]].score.sum() for part in parts))}
 

@@ -210,7 +210,7 @@ def _uniform(
 def _uniform_bins(
     doubles: np.ndarray, values: np.ndarray, span: np.ndarray, finite: np.ndarray, bins: int, tiny: np.ndarray
 ) -> np.ndarray:
-    """nb = min(bins, ceil(span / w)) with the narrower of the Freedman-Diaconis and Sturges widths; 1 without a span."""
+    """nb = min(bins, ceil(span / w)), w the narrower of the Freedman-Diaconis and Sturges widths; 1 without a span."""
     sizes, where = np.unique(np.maximum(finite, 1), return_inverse=True)
     # math and not numpy: their last bits differ, and a bin may hang on one.
     sturges = np.array([math.log2(int(size)) + 1 for size in sizes])[where]
@@ -220,7 +220,8 @@ def _uniform_bins(
     quartiles = values[:, 2:].copy()
     quartiles[close] = _as_units(doubles[close, 2:])
     small = tiny | close
-    spread = _quartile(*quartiles[:, 2:].T, finite, 75, small) - _quartile(*quartiles[:, :2].T, finite, 25, small)
+    lower, upper = (_quartile(quartiles[:, at : at + 2], finite, percent, small) for at, percent in ((0, 25), (2, 75)))
+    spread = upper - lower
     width = _rounded(span / sturges, tiny)
     width = np.where(spread > 0, np.minimum(width, _rounded(2 * spread * narrowing, tiny)), width)
     quotient = np.where((width > 0) & ~(close & (spread > 0)), span / width, np.inf)
@@ -252,10 +253,9 @@ def _rounded(units: np.ndarray, tiny: np.ndarray) -> np.ndarray:
     return np.where(tiny, np.rint(units), units)
 
 
-def _quartile(
-    start: np.ndarray, following: np.ndarray, finite: np.ndarray, percent: int, tiny: np.ndarray
-) -> np.ndarray:
-    """Linear interpolation between neighbouring order statistics."""
+def _quartile(neighbours: np.ndarray, finite: np.ndarray, percent: int, tiny: np.ndarray) -> np.ndarray:
+    """Linear interpolation between two neighbouring order statistics (n, 2)."""
+    start, following = neighbours[:, 0], neighbours[:, 1]
     rest = np.maximum(finite - 1, 0) * percent % 100 / 100
     return np.where(rest > 0, start + _rounded((following - start) * rest, tiny), start)
 
@@ -270,7 +270,7 @@ def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.nd
         given = np.broadcast_to(given, (nodes, len(given)))
     if given.ndim != 2 or len(given) != nodes:
         raise InputError(
-            f"edges of layer {layer}: shape {given.shape}; give one list for all, or one list for each of {nodes} nodes."
+            f"edges of layer {layer}: shape {given.shape}; give one list for all, or one for each of {nodes} nodes."
         )
     keys = convert_keys(to_keys(given, source), source, form)
     keys = np.where(keys == form.missing, form.key.type(form.unused), keys)

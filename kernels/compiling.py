@@ -42,7 +42,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:
     """The same over Numba's own threads; only ``parallel.py`` may call these, behind its guard."""
-    return _compile(function, parallel=True)
+    return _compile(function, nogil=True, parallel=True)
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:

@@ -27,17 +27,21 @@ class Lanes(types.Type):
 
     @property
     def llvm(self) -> ir.VectorType:
+        """LLVM's own type."""
         return ir.VectorType(ir.IntType(self.bits), self.count)
 
     def constant(self, value: int) -> ir.Constant:
+        """``value`` in every lane."""
         return ir.Constant(self.llvm, [value] * self.count)
 
     @property
     def highest(self) -> ir.Constant:
+        """The highest integer in every lane."""
         return self.constant((1 << (self.bits - 1)) - 1)
 
     @property
     def lowest(self) -> ir.Constant:
+        """The lowest integer in every lane."""
         return self.constant(-(1 << (self.bits - 1)))
 
 

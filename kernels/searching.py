@@ -150,9 +150,7 @@ def _pick(builder: ir.IRBuilder, lanes: Lanes, table: list[Any], place: Any, rea
     if len(table) == 1:
         return _call(builder, f"llvm.x86.avx512.permvar.{one}.512", lanes.llvm, [table[0], place])
     name = f"llvm.x86.avx512.vpermi2var.{two}.512"
-    parts = [
-        _call(builder, name, lanes.llvm, [a, place, b]) for a, b in zip(table[::2], table[1::2], strict=True)
-    ]
+    parts = [_call(builder, name, lanes.llvm, [a, place, b]) for a, b in zip(table[::2], table[1::2], strict=True)]
     level = (2 * lanes.count).bit_length() - 1
     while len(parts) > 1:
         parts = [builder.select(reached[level], b, a) for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -189,7 +187,8 @@ def search(typing: Any, tree: Any, trees: Any, at: Any, levels: Any, keys: Any, 
         for v in range(GROUP // lanes.count):
             offset = builder.add(place, place.type(v * lanes.count))
             key = _load(builder, _address(context, builder, signature.args[4], keys, offset), lanes)
-            code, reached, start = lanes.constant(0), [], 0
+            reached: list[Any] = []
+            code, start = lanes.constant(0), 0
             for level, count in enumerate(tree_vectors(lanes.count, depth)):
                 if level == 0:
                     edge = parts[0]

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -41,6 +42,20 @@ def from_floats(values: np.ndarray, form: FloatFormat) -> np.ndarray:
         single = np.asarray(values).astype(np.float32)
     bits = (single.view(np.uint32) >> 16).astype(np.uint16)
     return np.where(np.isnan(single), np.uint16(0x7FC0), bits)
+
+
+def as_input(values: np.ndarray, form: FloatFormat) -> Any:
+    """What a user would give: numpy has no bfloat16, torch has."""
+    if form is not BFLOAT16:
+        return values
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16)
+
+
+def columns(values: np.ndarray, form: FloatFormat) -> list[list[float]]:
+    """The values of every node, exact."""
+    return [as_floats(values[:, node], form) for node in range(values.shape[1])]
 
 
 def next_up(value: float, form: FloatFormat) -> float:

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FloatFormat
+from hpv.floats import FLOAT16, FLOAT32, FloatFormat
 from hpv.pilot import pilot_runs
 from strategies import (
+    KINDS,
     as_floats,
+    as_input,
+    columns,
     formats,
     labels,
     matrices,
@@ -37,18 +40,6 @@ BINS = st.one_of(st.integers(1, 12), st.sampled_from([32, 253, 254]))
 FRACTIONS = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), Fraction(1, 50), Fraction(1)])
 TAILS = st.sampled_from(naive.TAILS)
 NAME = "activations"
-
-
-def as_input(values: np.ndarray, form: FloatFormat) -> Any:
-    """What a user would give: numpy has no bfloat16, torch has."""
-    if form is not BFLOAT16:
-        return values
-    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16)
-
-
-def columns(values: np.ndarray, form: FloatFormat) -> list[list[float]]:
-    """The values of every node, exact."""
-    return [as_floats(values[:, node], form) for node in range(values.shape[1])]
 
 
 def round_down(value: float, form: FloatFormat) -> float:
@@ -411,6 +402,40 @@ def test_mappings_answer_with_mappings():
     only = background.select(["narrow"])
     np.testing.assert_array_equal(only.encode(narrow), alone.encode(narrow))
     assert only.layers["narrow"] is background.layers["narrow"]
+
+
+@given(
+    formats, formats, st.sampled_from([1, 7, 8, 65, 130, 700, 2100]), st.sampled_from([1, 8, 17, 33, 64, 150]), seeds
+)
+@settings(max_examples=60)
+def test_blocks_of_all_sizes(form, other, samples, nodes, seed):
+    """Whole and partial stacks, lanes and tiles, few and many edges: against numpy's binary search."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(sorted(KINDS), nodes)
+    values = np.stack([KINDS[kind](rng, samples, form) for kind in chosen], axis=1)
+    test = np.stack([KINDS[kind](rng, samples, other) for kind in chosen], axis=1)
+    names = rng.integers(0, 3, samples) ** 2
+    bins, binning = int(rng.choice([1, 3, 10, 32, 100, 254])), str(rng.choice(["balanced", "uniform", "quantile"]))
+    background = hpv.fit(as_input(values, form), labels=names, min_class_size=1, bins=bins, binning=binning)
+    codes, (pmin, pmax) = background.encode(as_input(test, other)), background.pvalues(as_input(test, other))
+    plain, asked = np.array(as_floats(values, form)), np.array(as_floats(test, other))
+    counts = [survivors_of(background, group) for group in range(1 + len(background.classes))]
+    for node, edges in enumerate(edges_of(background)):
+        missing = np.isnan(asked[:, node])
+        expected = np.where(missing, 255, np.searchsorted(edges, asked[:, node], side="right"))
+        np.testing.assert_array_equal(codes[:, node], expected)
+        for group, name in enumerate([None, *background.classes.tolist()]):  # pooled, and every class
+            members = np.sort(plain[:, node] if name is None else plain[names == name, node])
+            members = members[~np.isnan(members)]
+            survivors = len(members) - np.searchsorted(members, edges, side="left")
+            assert counts[group][node] == survivors.tolist()
+        members = np.sort(plain[~np.isnan(plain[:, node]), node])
+        borders = np.array([len(members), *(len(members) - np.searchsorted(members, edges, side="left")), 0])
+        known = ~missing & (len(members) > 0)
+        at = np.where(known, expected, 0)
+        low = np.where(known, borders[at + 1 if len(edges) else at] / (len(members) + 1), 0)
+        high = np.where(known, (borders[at] + 1) / (len(members) + 1), 1)
+        check_outward(low, high, pmin[:, node], pmax[:, node])
 
 
 def test_counters_of_sixteen_bits_do_not_overflow():

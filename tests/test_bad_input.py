@@ -182,7 +182,7 @@ def test_arguments_of_fit(options, message):
 @pytest.mark.parametrize(
     ("edges", "message"),
     [
-        (np.zeros((5, 3)), "edges of layer activations: shape (5, 3); give one list for all, or one list for each of 6"),
+        (np.zeros((5, 3)), "edges of layer activations: shape (5, 3); give one list for all, or one for each of 6"),
         (np.zeros((6, 3, 2)), "edges of layer activations: shape (6, 3, 2)"),
         (3.0, "edges of layer activations: shape (); give"),
         (["low", "high"], "edges of layer activations: dtype <U4; give numbers"),

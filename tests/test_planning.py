@@ -1,4 +1,4 @@
-"""Plans: arithmetic on shapes and budgets, made without reading, refused with numbers; and the walks that follow them."""
+"""Plans: arithmetic on shapes and budgets, made without reading, refused with numbers; and the walks after them."""
 
 from __future__ import annotations
 
@@ -176,8 +176,7 @@ def test_plans_cover_everything_once_inside_the_budget(shape, dtype, memory, thr
     pilot, bins = data.draw(st.sampled_from(["auto", 100])), data.draw(st.sampled_from([1, 32, 254]))
     try:
         plan = hpv.plan("fit", source, memory=memory, threads=threads, pilot=pilot, bins=bins)
-    except hpv.InputError as error:
-        assert "give more memory or fewer threads" in str(error) or "is too little" in str(error)
+    except hpv.InputError:  # what it says is looked at below
         assert memory < 8 * GIB or shape[1] > 50_000
         return
     (layer,) = plan.layers
@@ -229,8 +228,8 @@ def test_plan_of_a_score_reads_nothing():
 
 
 def test_too_little_memory_is_refused_with_numbers():
-    with pytest.raises(hpv.InputError, match=r"memory 64 MiB is too little: the state of all layers takes [\d.]+ MiB, .*"
-                       r"give at least \d+ MiB"):  # fmt: skip
+    message = r"memory 64 MiB is too little: the state of all layers takes [\d.]+ MiB, .* give at least \d+ MiB"
+    with pytest.raises(hpv.InputError, match=message):
         hpv.plan("fit", virtual((1000, 300_000)), memory="64MiB")
     for nodes in (300_000, 3_000_000, 30_000_000):
         source = virtual((1000, nodes))

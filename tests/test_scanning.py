@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv.floats import BFLOAT16, FloatFormat
 from hpv.scanning import GRID, grid, scan_pvalues, score_tallies
-from strategies import as_floats, labels, pairs
+from strategies import as_floats, as_input, columns, labels, pairs
 
 TAILS = st.sampled_from(naive.TAILS)
 STATISTICS = st.sampled_from(naive.STATISTICS)
@@ -25,16 +23,6 @@ ALPHA_MAX = st.sampled_from([0.5, 0.5, 1.0, 0.3, 0.05, 1e-3])
 EXACT = 1e-12
 NAME = "activations"
 EVERY = [(statistic, form) for statistic in naive.STATISTICS for form in naive.FORMS]
-
-
-def as_input(values: np.ndarray, form: FloatFormat) -> Any:
-    if form is not BFLOAT16:
-        return values
-    return torch.from_numpy(np.ascontiguousarray(values).view(np.int16)).view(torch.bfloat16)
-
-
-def columns(values: np.ndarray, form: FloatFormat) -> list[list[float]]:
-    return [as_floats(values[:, node], form) for node in range(values.shape[1])]
 
 
 def oracle_pmax(
@@ -151,7 +139,7 @@ def test_several_layers_are_one_set_of_nodes(both, tail, alphas, data):
     (values, source), (test, other) = both
     cut = data.draw(st.integers(1, values.shape[1]))
     parts = [slice(0, cut), slice(cut, None)] if cut < values.shape[1] else [slice(None)]
-    names = [f"layer {i}" for i in range(len(parts))]
+    names, starts = [f"layer {i}" for i in range(len(parts))], [0, cut]
     background = hpv.fit({n: as_input(values[:, part], source) for n, part in zip(names, parts, strict=True)})
     given = {n: as_input(test[:, part], other) for n, part in zip(names, parts, strict=True)}
     whole = hpv.fit(as_input(values, source)).scan(as_input(test, other), tail=tail, alphas=alphas)
@@ -159,9 +147,8 @@ def test_several_layers_are_one_set_of_nodes(both, tail, alphas, data):
     for field in ("score", "alpha", "size"):
         np.testing.assert_array_equal(getattr(result, field), getattr(whole, field))
     for row in range(len(test)):
-        joined = np.concatenate([result.nodes(row)[n] + part.start * (part.start is not None or 0)
-                                 if part.start else result.nodes(row)[n]
-                                 for n, part in zip(names, parts, strict=True)])  # fmt: skip
+        subset = result.nodes(row)
+        joined = np.concatenate([start + subset[name] for start, name in zip(starts, names, strict=False)])
         np.testing.assert_array_equal(joined, whole.nodes(row)[NAME])
     chosen = data.draw(st.sampled_from(names))
     one = hpv.fit(as_input(values[:, parts[names.index(chosen)]], source))

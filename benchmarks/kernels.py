@@ -1,0 +1,106 @@
+"""The compiled loops on one thread, as multiples of a copy of the same array in the same run.
+
+Also runs alone: ``python -m benchmarks.kernels --samples 2000 --nodes 512 --rounds 3``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.measuring import Options, Table, best, copy, half_relu, met, show
+from hpv.floats import FLOAT32, to_keys
+from hpv.kernels import coding, ranging, tallying
+
+EDGES = {10: 12, 32: 36, 254: 254}
+"""Edges of a node that has so many ordinary bins: the outer ones and a modal pair come on top, up to 254."""
+TARGETS = {
+    "count, 10 bins": 2.0,
+    "count, 32 bins": 3.5,
+    "encode, 10 bins": 2.5,
+    "encode, 32 bins": 4.0,
+    "encode, 254 bins": 5.0,
+    "encode and ranges, 32 bins": 6.0,
+    "encode and tally, 32 bins": 5.0,
+}
+"""Most copies that a kernel may cost."""
+BLOCK = 256
+"""Samples whose codes are looked up while they are still in the caches."""
+
+
+def measure(options: Options) -> list[Table]:
+    """One table: nanoseconds per value and copies."""
+    title = f"Kernels, {options.samples:,} x {options.nodes:,} float32, half Gaussian, half ReLU, one thread"
+    table = Table("kernels", title, ("kernel", "ns_per_value", "copies", "most", "met"))
+    values = half_relu(options.samples, options.nodes)
+    taken = best(prepare(values), options.rounds)
+    for name, seconds in taken.items():
+        copies, most = seconds / taken["copy"], TARGETS.get(name)
+        verdict = None if most is None else met(copies, most=most)
+        table.add(kernel=name, ns_per_value=seconds / values.size * 1e9, copies=copies, most=most, met=verdict)
+    return [table]
+
+
+def prepare(values: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """The calls, by name; outputs are allocated here."""
+    samples, nodes = values.shape
+    bits, rows, none = values.view(np.int32), np.arange(samples), np.zeros(samples, np.int64)
+    codes, target = np.empty(values.shape, np.uint8), np.empty_like(values)
+    calls: dict[str, Callable[[], Any]] = {"copy": partial(copy, values, target)}
+    edges = {bins: edge_keys(values[:4096], k) for bins, k in EDGES.items()}
+    for bins, keys in edges.items():
+        counter = coding.make_counter(keys, FLOAT32.infinity)
+        calls[f"count, {bins} bins"] = partial(coding.count, bits, 0, rows, counter)
+        coder = coding.make_coder(keys, FLOAT32.infinity)
+        calls[f"encode, {bins} bins"] = partial(coding.encode, bits, 0, coder, codes)
+    entries = EDGES[32] + 2
+    table = np.broadcast_to(np.linspace(1, 0, entries, dtype=np.float32), (1, nodes, entries))
+    tables, pmin, pmax = ranging.pair_tables(table, table), np.empty_like(values), np.empty_like(values)
+    levels = np.broadcast_to(np.linspace(256, 0, entries).astype(np.uint16), (1, nodes, entries)).copy()
+    tally = np.zeros((samples, 258), np.int32)
+    coder = coding.make_coder(edges[32], FLOAT32.infinity)
+
+    def in_blocks(look_up: Callable[[np.ndarray, slice], None]) -> None:
+        for start in range(0, samples, BLOCK):
+            part = slice(start, min(samples, start + BLOCK))
+            found = codes[: part.stop - start]
+            coding.encode(bits[part], 0, coder, found)
+            look_up(found, part)
+
+    def ranges(found: np.ndarray, part: slice) -> None:
+        ranging.look_up_ranges(found, none[part], *tables, pmin[part], pmax[part])
+
+    def tallies(found: np.ndarray, part: slice) -> None:
+        tallying.tally_levels(found, rows[: len(found)], none[part], levels, tally[part])
+
+    calls["encode and ranges, 32 bins"] = partial(in_blocks, ranges)
+    calls["encode and tally, 32 bins"] = partial(in_blocks, tallies)
+    return calls
+
+
+def edge_keys(values: np.ndarray, k: int) -> np.ndarray:
+    """Keys of k edges per node (n, k) at evenly spread ranks, several at a modal value."""
+    ranks = np.linspace(0, len(values) - 1, k).astype(int)
+    return np.ascontiguousarray(np.sort(to_keys(values, FLOAT32), axis=0)[ranks].T)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser("python -m benchmarks.kernels", description=__doc__)
+    default = Options()
+    for name in ("samples", "nodes", "rounds"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(default, name))
+    chosen = vars(parser.parse_args())
+    options = replace(default, **{one.name: chosen[one.name] for one in fields(Options) if one.name in chosen})
+    for table in measure(options):
+        show(table, Console())
+
+
+if __name__ == "__main__":
+    main()

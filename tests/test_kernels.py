@@ -1,0 +1,291 @@
+"""Every compiled loop against plain numpy, on bits that no rounding could have produced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpv.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
+from hpv.kernels import coding, parallel, ranging, tallying
+from hpv.kernels.rules import MISSING_CODE
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMS = list(FORMATS.values())
+EDGES = (0, 1, 12, 20, 21, 36, 62, 63, 127, 254)
+SHAPES = ((1, 1), (3, 5), (61, 37), (64, 128), (300, 131))
+
+
+def nasty(rng: np.random.Generator, samples: int, columns: int, form: FloatFormat) -> np.ndarray:
+    """Bits (s, N): any patterns at all, many zeros of both signs, infinities, NaN of both signs, subnormals."""
+    width = form.key.itemsize * 8
+    bits = rng.integers(0, 1 << (width - 1), (samples, columns), dtype=np.uint64).astype(form.key)
+    bits[rng.random(bits.shape) < 0.5] |= np.iinfo(form.key).min
+    low = np.iinfo(form.key).min
+    special = np.array(
+        [0, low, form.infinity, low | form.infinity, form.infinity + 1, -1, 1, low | 1, 3], dtype=form.key
+    )
+    chosen = rng.random(bits.shape) < 0.4
+    bits[chosen] = rng.choice(special, chosen.sum())
+    return bits
+
+
+def edge_keys(rng: np.random.Generator, keys: np.ndarray, k: int, form: FloatFormat) -> np.ndarray:
+    """Edges (n, k) at values, right beside them, and anywhere; every node has another number of them."""
+    edges = np.full((keys.shape[1], k), form.unused, form.key)
+    for j in range(len(edges)):
+        seen = keys[:, j][keys[:, j] != form.missing].astype(object)
+        around = [int(x) + d for x in seen for d in (0, 1)] + [0, 1, -1, form.infinity, -form.infinity]
+        around += [int(x) for x in rng.integers(-form.infinity, form.infinity, 2 * k + 1, dtype=np.int64)]
+        fits = np.array(sorted({x for x in around if -form.infinity <= x <= form.infinity}), dtype=form.key)
+        number = min(len(fits), k if j % 3 == 0 else int(rng.integers(0, k + 1)))
+        edges[j, :number] = np.sort(rng.choice(fits, number, replace=False))
+    return edges
+
+
+def reference_codes(keys: np.ndarray, edges: np.ndarray, form: FloatFormat) -> np.ndarray:
+    codes = np.stack([np.searchsorted(edges[j], keys[:, j], "right") for j in range(len(edges))], axis=1)
+    return np.where(keys == form.missing, MISSING_CODE, codes)
+
+
+def check(bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, form: FloatFormat) -> None:
+    """Codes and counts of nodes ``first`` on."""
+    keys = to_keys(bits.view(form.storage), form)[:, first : first + len(edges)]
+    expected = reference_codes(keys, edges, form)
+    codes = np.full(keys.shape, 77, np.uint8)
+    coding.encode(bits, first, coding.make_coder(edges, form.infinity), codes)
+    np.testing.assert_array_equal(codes, expected)
+    counts = coding.count(bits, first, rows, coding.make_counter(edges, form.infinity))
+    chosen = keys[rows]
+    present = chosen != form.missing
+    np.testing.assert_array_equal(counts.counted, present.sum(axis=0))
+    reached = [(chosen[:, j, None] >= edges[j]).sum(axis=0) for j in range(len(edges))]
+    np.testing.assert_array_equal(counts.survivors, np.array(reached).reshape(edges.shape))
+    highest, lowest = np.full(len(edges), form.missing, form.key), np.full(len(edges), form.unused, form.key)
+    np.testing.assert_array_equal(counts.lowest, np.where(present, chosen, form.unused).min(axis=0, initial=lowest[0]))
+    np.testing.assert_array_equal(counts.highest, chosen.max(axis=0, initial=highest[0]))
+
+
+@pytest.mark.parametrize("k", EDGES)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_codes_and_counts(form: FloatFormat, k: int) -> None:
+    rng = np.random.default_rng(k)
+    for number, (samples, nodes) in enumerate(SHAPES):
+        first = 0 if number % 2 else 3
+        bits = nasty(rng, samples, nodes + first, form)
+        edges = edge_keys(rng, to_keys(bits.view(form.storage), form)[:, first:], k, form)
+        rows = np.sort(rng.choice(samples, rng.integers(0, samples + 1), replace=False))
+        check(bits, first, edges, rows, form)
+
+
+@pytest.mark.parametrize("k", [12, 40])
+def test_nan_alone_and_no_rows(k: int) -> None:
+    bits = np.full((70, 20), FLOAT32.infinity + 5, np.int32)
+    bits[::2] |= np.iinfo(np.int32).min
+    edges = np.sort(np.random.default_rng(0).integers(-FLOAT32.infinity, FLOAT32.infinity, (20, k)), axis=1)
+    check(bits, 0, edges.astype(np.int32), np.arange(70), FLOAT32)
+    check(bits, 0, edges.astype(np.int32), np.arange(0), FLOAT32)
+
+
+@given(st.sampled_from(FORMS), st.integers(0, 2**32), st.integers(0, 70), st.integers(1, 90), st.integers(1, 40))
+@settings(max_examples=25)
+def test_any_edges(form: FloatFormat, seed: int, k: int, samples: int, nodes: int) -> None:
+    rng = np.random.default_rng(seed)
+    first = int(rng.integers(0, 3))
+    bits = nasty(rng, samples, nodes + first + int(rng.integers(0, 3)), form)
+    keys = to_keys(bits.view(form.storage), form)[:, first : first + nodes]
+    check(bits, first, edge_keys(rng, keys, k, form), np.arange(samples), form)
+
+
+def test_two_threads_at_once() -> None:
+    rng = np.random.default_rng(1)
+    bits = nasty(rng, 700, 150, FLOAT32)
+    keys = to_keys(bits.view(np.float32), FLOAT32)
+    errors: list[BaseException] = []
+
+    def work(k: int) -> None:
+        try:
+            check(bits, 0, edge_keys(np.random.default_rng(k), keys, k, FLOAT32), np.arange(700), FLOAT32)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in (12, 40, 12, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_parallel_faces_with_any_number_of_threads(threads: int) -> None:
+    rng = np.random.default_rng(threads)
+    for k, samples in ((12, 1), (40, 1), (12, 300), (40, 300)):
+        bits = nasty(rng, samples, 30, FLOAT32)
+        keys = to_keys(bits.view(np.float32), FLOAT32)
+        edges = edge_keys(rng, keys, k, FLOAT32)
+        codes = np.empty(keys.shape, np.uint8)
+        parallel.encode(bits, 0, coding.make_coder(edges, FLOAT32.infinity), codes, threads)
+        np.testing.assert_array_equal(codes, reference_codes(keys, edges, FLOAT32))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_look_ups_and_tallies(classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    samples, nodes, entries = 77, 133, 38
+    codes = rng.integers(0, entries - 1, (samples, nodes)).astype(np.uint8)
+    codes[rng.random(codes.shape) < 0.1] = MISSING_CODE
+    group = rng.integers(0, classes, samples)
+    at = np.where(codes == MISSING_CODE, entries - 1, codes)
+    low, high = rng.random((2, classes, nodes, entries), np.float32)
+    for tables in ((low, high), ranging.pair_tables(low, high)):
+        pmin, pmax = np.empty((2, samples, nodes), np.float32)
+        ranging.look_up_ranges(codes, group, *tables, pmin, pmax)
+        np.testing.assert_array_equal(pmin, low[group[:, None], np.arange(nodes), at])
+        np.testing.assert_array_equal(pmax, high[group[:, None], np.arange(nodes), at])
+    rows = np.sort(rng.choice(samples, 50, replace=False))
+    for dtype in (np.uint16, np.int32):
+        levels = rng.integers(0, 258, (classes, nodes, entries)).astype(dtype)
+        tally = np.ones((samples, 258), np.int32)
+        tallying.tally_levels(codes, rows, group[rows], levels, tally)
+        expected = np.ones_like(tally)
+        for i in rows:
+            np.add.at(expected[i], levels[group[i], np.arange(nodes), at[i]], 1)
+        np.testing.assert_array_equal(tally, expected)
+
+
+def run(code: str, **environment: str) -> None:
+    """Run code in a process of its own, with this module's helpers."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    settings = {**os.environ, "PYTHONPATH": path, **environment}
+    head = "import os, threading\nimport numpy as np\nfrom test_kernels import *\n"
+    result = subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(code)], env=settings, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.strip() == "done"
+
+
+PREPARE = """
+rng = np.random.default_rng(5)
+cases = []
+for form, k in ((FLOAT32, 12), (FLOAT32, 40), (FLOAT64, 40)):
+    bits = nasty(rng, 290, 37, form)
+    cases.append((bits, 0, edge_keys(rng, to_keys(bits.view(form.storage), form), k, form), np.arange(290), form))
+"""
+
+
+def test_flush_to_zero_changes_nothing() -> None:
+    run(
+        PREPARE
+        + """
+import torch
+torch.set_flush_denormal(True)
+assert np.float32(1e-45) * np.float32(1) == 0
+for case in cases:
+    check(*case)
+print("done")
+"""
+    )
+
+
+def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
+    code = PREPARE + "for case in cases: check(*case)\nprint('done')"
+    run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+PARALLEL = """
+def both(bits, first, edges, rows, form):
+    keys = to_keys(bits.view(form.storage), form)
+    codes = np.empty(keys.shape, np.uint8)
+    parallel.encode(bits, 0, coding.make_coder(edges, form.infinity), codes, 2)
+    np.testing.assert_array_equal(codes, reference_codes(keys, edges, form))
+    low, high = np.random.default_rng(0).random((2, 1, codes.shape[1], edges.shape[1] + 2), np.float32)
+    pmin, pmax = np.empty((2, *codes.shape), np.float32)
+    parallel.look_up_ranges(codes, np.zeros(len(codes), np.int64), low, high, pmin, pmax, 2)
+    at = np.minimum(codes, edges.shape[1] + 1)
+    np.testing.assert_array_equal(pmax, high[0, np.arange(codes.shape[1]), at])
+    np.testing.assert_array_equal(pmin, low[0, np.arange(codes.shape[1]), at])
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+def test_parallel_faces_called_by_two_threads(layer: str) -> None:
+    run(
+        PREPARE
+        + PARALLEL
+        + """
+errors = []
+def work():
+    try:
+        for _ in range(30):
+            for case in cases: both(*case)
+    except BaseException as error:
+        errors.append(error)
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not errors, errors
+print("done")
+""",
+        NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+def test_parallel_faces_in_a_forked_child(layer: str) -> None:
+    run(
+        PREPARE
+        + PARALLEL
+        + """
+for case in cases: both(*case)
+child = os.fork()
+if child == 0:
+    try:
+        for case in cases: both(*case)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+for case in cases: both(*case)
+print("done")
+""",
+        NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
+    code = PREPARE + "for case in cases: check(*case)\n"
+    count = "hits = [f.stats for f in (coding.encode_few, tiles.encode_many, tiles.count_many)]\n"
+    code += "from hpv.kernels import tiles\n" + count
+    run(code + "assert all(not s.cache_hits for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
+    run(code + "assert all(not s.cache_misses for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_one_array_for_two_formats_of_sixteen_bits() -> None:
+    bits = np.array([[0x7C00], [0x7F80]], np.int16)
+    codes = np.empty((2, 1), np.uint8)
+    for name, expected in (("float16", [0, MISSING_CODE]), ("bfloat16", [0, 1])):
+        form = FORMATS[name]
+        edges = np.array([[0x7E00]], np.int16) if name == "bfloat16" else np.full((1, 1), form.unused, np.int16)
+        coding.encode(bits, 0, coding.make_coder(edges, form.infinity), codes)
+        assert codes[:, 0].tolist() == expected
+
+
+def test_keys_of_double_precision_are_not_narrowed() -> None:
+    near = np.array([[1.0], [np.nextafter(1.0, 2.0)]])
+    edges = to_keys(near[1:], FLOAT64)
+    codes = np.empty((2, 1), np.uint8)
+    coding.encode(near.view(np.int64), 0, coding.make_coder(edges, FLOAT64.infinity), codes)
+    assert codes[:, 0].tolist() == [0, 1]
