@@ -1,0 +1,307 @@
+"""Coding in half the bits: float32 edges that lie on a grid are compared as 16-bit cells, twice as many at once.
+
+A node's grid has steps of 2**shift keys and 65,535 cells; the cell of a value says on which side of an edge on the grid
+it lies, exactly. Proposed edges are placed on such a grid (placing.py); the others (modal values, extremes, edges that
+someone gave) are compared in full. Which edge is which is found from the edges themselves, so any edges will do.
+
+Shapes: n = nodes, k = edges, b = blocks of 32 nodes, v = slots (rows of 32 cells, or of twice 16 full edges).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from hpv.kernels.compiling import kernel
+from hpv.kernels.lanes import (
+    ROWS,
+    Lanes,
+    _address,
+    _first_lanes,
+    _masked,
+    add_reached,
+    count_reached,
+    keep_highest,
+    keep_lowest,
+    load_keys,
+    load_lanes,
+    store_lanes,
+)
+
+NODES = 32
+"""Nodes of a block: as many 16-bit cells as a vector holds."""
+HALF = 16
+MOST_SHIFT = 16
+LAST_CELL = 65_534
+NEVER = np.iinfo(np.int16).max
+"""A cell above the last one: no value reaches it."""
+NO_EDGE = np.iinfo(np.int32).max
+CELLS = Lanes(16, NODES)
+KEYS = Lanes(32, HALF)
+
+
+class Grid(NamedTuple):
+    """Edges of some nodes, laid out for the kernels."""
+
+    cells: np.ndarray
+    """Edges on the grid, as cells (v, 32) int16; the slots of block b are ``cell_slots[b] : cell_slots[b + 1]``."""
+    cell_slots: np.ndarray
+    full: np.ndarray
+    """All other edges, as keys (v, 32) int32, likewise."""
+    full_slots: np.ndarray
+    low: np.ndarray
+    """First key of the grid, by node (32 b,)."""
+    high: np.ndarray
+    """Last key of the grid, by node."""
+    shift: np.ndarray
+    """log2 of the grid's step, by node."""
+    places: np.ndarray
+    """Slot of every edge (n, k): v for cells, -1 - v for full edges; unused edges have none (the least integer)."""
+
+    @property
+    def cost(self) -> float:
+        """Comparisons of a vector per block of nodes."""
+        return (len(self.cells) + 2 * len(self.full)) / (len(self.cell_slots) - 1)
+
+
+NO_PLACE = np.iinfo(np.int64).min
+
+
+def lay_out(edges: np.ndarray) -> Grid:
+    """A grid for edge keys (n, k) int32, ascending per node, filled up with the highest integer."""
+    n, k = edges.shape
+    blocks = -(-n // NODES)
+    width = blocks * NODES
+    low, high, shift = np.zeros(width, np.int32), np.zeros(width, np.int32), np.zeros(width, np.int32)
+    places = np.full((n, k), NO_PLACE, np.int64)
+    cell_slots, full_slots = np.zeros(blocks + 1, np.int64), np.zeros(blocks + 1, np.int64)
+    _choose(edges, low, high, shift, places, cell_slots, full_slots)
+    cells = np.full((cell_slots[-1], NODES), NEVER, np.int16)
+    full = np.full((full_slots[-1], NODES), NO_EDGE, np.int32)
+    _fill(edges, low, shift, places, cells, full)
+    return Grid(cells, cell_slots, full, full_slots, low, high, shift, places)
+
+
+@kernel
+def _choose(edges, low, high, shift, places, cell_slots, full_slots):
+    """For every node the grid that the most edges lie on, and a slot of its block for every edge."""
+    n, k = edges.shape
+    on = np.empty(k, np.int64)
+    for b in range(cell_slots.size - 1):
+        most_cells = np.int64(0)
+        most_full = np.int64(0)
+        for node in range(b * NODES, min(n, (b + 1) * NODES)):
+            used = 0
+            while used < k and edges[node, used] != NO_EDGE:
+                used += 1
+            best = 0
+            for s in range(MOST_SHIFT, -1, -1):
+                count = 0
+                start = 0
+                for j in range(used):
+                    if (edges[node, j] >> s) << s == edges[node, j]:
+                        on[count] = edges[node, j]
+                        count += 1
+                        while (on[count - 1] - on[start]) >> s > LAST_CELL - 1:
+                            start += 1
+                        if count - start > best:
+                            best = count - start
+                            low[node] = on[start] - (np.int64(1) << s)
+                            shift[node] = s
+            last = np.int64(low[node]) + ((np.int64(LAST_CELL) + 1) << shift[node]) - 1
+            high[node] = min(last, np.int64(NO_EDGE) - 1)
+            cells = 0
+            others = 0
+            for j in range(used):
+                from_low = np.int64(edges[node, j]) - np.int64(low[node])
+                cell = from_low >> shift[node]
+                if best > 0 and 0 < cell <= LAST_CELL and cell << shift[node] == from_low:
+                    places[node, j] = cell_slots[b] + cells
+                    cells += 1
+                else:
+                    places[node, j] = -1 - (full_slots[b] + others)
+                    others += 1
+            most_cells = max(most_cells, cells)
+            most_full = max(most_full, others)
+        cell_slots[b + 1] = cell_slots[b] + most_cells
+        full_slots[b + 1] = full_slots[b] + most_full
+
+
+@kernel
+def _fill(edges, low, shift, places, cells, full):
+    """Put every edge in its slot."""
+    n, k = edges.shape
+    for node in range(n):
+        for j in range(k):
+            place = places[node, j]
+            if place >= 0:
+                cell = (np.int64(edges[node, j]) - np.int64(low[node])) >> shift[node]
+                cells[place, node % NODES] = cell - 32_768
+            elif place != NO_PLACE:
+                full[-1 - place, node % NODES] = edges[node, j]
+
+
+@intrinsic
+def to_cells(typing: Any, left: Any, right: Any, low: Any, high: Any, shift: Any, first: Any) -> Any:
+    """Cells (a stack of 32 lanes) of the keys of 32 nodes, the first of which is ``first``; NaN falls below all edges."""
+    signature = types.UniTuple(CELLS, ROWS)(left, right, low, high, shift, first)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        sides, first = arguments[:2], arguments[5]
+        bounds: list[list[Any]] = []
+        for half in range(2):
+            offset = builder.add(first, first.type(half * HALF))
+            vectors = []
+            for kind, array in zip(signature.args[2:5], arguments[2:5], strict=True):
+                address = builder.bitcast(_address(context, builder, kind, array, offset), KEYS.llvm.as_pointer())
+                vectors.append(builder.load(address, typ=KEYS.llvm, align=4))
+            bounds.append(vectors)
+        both = ir.Constant(ir.VectorType(ir.IntType(32), NODES), list(range(NODES)))
+        stack = []
+        for q in range(ROWS):
+            halves = []
+            for side, (lowest, highest, step) in zip(sides, bounds, strict=True):
+                key = builder.extract_value(side, q)
+                key = builder.select(builder.icmp_signed("<", key, lowest), lowest, key)
+                key = builder.select(builder.icmp_signed(">", key, highest), highest, key)
+                # The difference may pass the sign bit: as an unsigned number it is right.
+                cell = builder.lshr(builder.sub(key, lowest), step)
+                halves.append(builder.sub(cell, KEYS.constant(32_768)))
+            whole = builder.shuffle_vector(*halves, both)
+            stack.append(builder.trunc(whole, CELLS.llvm))
+        return context.make_tuple(builder, signature.return_type, stack)
+
+    return signature, generate
+
+
+@intrinsic
+def start_codes(typing: Any, keys: Any) -> Any:
+    """A stack of codes before the first edge: 0, and 255 (``MISSING_CODE``) where the key is NaN's."""
+    signature = keys(keys)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        stack = []
+        for q in range(ROWS):
+            missing = builder.icmp_signed("==", builder.extract_value(arguments[0], q), KEYS.lowest)
+            stack.append(builder.select(missing, KEYS.constant(255), KEYS.constant(0)))
+        return context.make_tuple(builder, signature.return_type, stack)
+
+    return signature, generate
+
+
+@intrinsic
+def join(typing: Any, left: Any, right: Any) -> Any:
+    """Two stacks of 16 lanes as one of 32 narrower ones."""
+    signature = types.UniTuple(CELLS, ROWS)(left, right)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        both = ir.Constant(ir.VectorType(ir.IntType(32), NODES), list(range(NODES)))
+        stack = []
+        for q in range(ROWS):
+            halves = [builder.extract_value(side, q) for side in arguments]
+            stack.append(builder.trunc(builder.shuffle_vector(*halves, both), CELLS.llvm))
+        return context.make_tuple(builder, signature.return_type, stack)
+
+    return signature, generate
+
+
+@intrinsic
+def store_bytes(typing: Any, codes: Any, i: Any, first: Any, width: Any, height: Any, stack: Any) -> Any:
+    """Write a stack to ``codes[i : i + height, first : first + width]``."""
+    signature = types.void(codes, i, first, width, height, stack)
+    narrow = Lanes(8, NODES)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, i, first, width, height, stack = arguments
+        columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, codes).shape, 1)
+        whole = builder.and_(
+            builder.icmp_signed(">=", width, width.type(NODES)), builder.icmp_signed(">=", height, height.type(ROWS))
+        )
+        values = [builder.trunc(builder.extract_value(stack, q), narrow.llvm) for q in range(ROWS)]
+        with builder.if_else(whole) as (plain, careful):
+            for block in (plain, careful):
+                with block:
+                    for q, value in enumerate(values):
+                        offset = builder.add(builder.mul(builder.add(i, i.type(q)), columns), first)
+                        address = _address(context, builder, signature.args[0], codes, offset)
+                        address = builder.bitcast(address, narrow.llvm.as_pointer())
+                        if block is plain:
+                            builder.store(value, address, align=1)
+                            continue
+                        present = builder.icmp_signed("<", height.type(q), height)
+                        mask = _first_lanes(builder, narrow, builder.select(present, width, width.type(0)))
+                        parts = [value, address, ir.IntType(32)(1), mask]
+                        _masked(builder, "store", narrow.llvm, ir.VoidType(), parts)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@kernel
+def encode_grid(bits, first, grid, infinity, codes):  # (s, N) -> (s, n)
+    """Codes of the nodes ``first : first + n`` of every sample."""
+    samples, nodes = codes.shape
+    cells, cell_slots, full, full_slots, low, high, shift = grid
+    rows = np.full(ROWS, -1, np.int64)
+    for i in range(0, samples, ROWS):
+        height = min(ROWS, samples - i)
+        for q in range(ROWS):
+            rows[q] = i + q if q < height else -1
+        for b in range(cell_slots.size - 1):
+            j = b * NODES
+            left = load_keys(bits, rows, 0, first + j, nodes - j, infinity)
+            right = load_keys(bits, rows, 0, first + j + HALF, nodes - j - HALF, infinity)
+            left_codes, right_codes = start_codes(left), start_codes(right)
+            for slot in range(full_slots[b], full_slots[b + 1]):
+                left_codes = add_reached(left_codes, left, load_lanes(full, slot * NODES))
+                right_codes = add_reached(right_codes, right, load_lanes(full, slot * NODES + HALF))
+            stack = join(left_codes, right_codes)
+            inside = to_cells(left, right, low, high, shift, j)
+            for slot in range(cell_slots[b], cell_slots[b + 1]):
+                stack = add_reached(stack, inside, load_lanes(cells, slot * NODES))
+            store_bytes(codes, i, j, nodes - j, height, stack)
+
+
+@kernel
+def count_grid(bits, first, nodes, rows, grid, infinity, in_cells, in_full, numbers, lowest, highest):
+    # (s, N), (r,) -> (v, 32), (v, 32), (32 b,), (32 b,), (32 b,)
+    """Add the chosen rows to the counters of every slot, to the number of values, and to the extremes (key - 1, key).
+
+    ``in_cells`` is 16 bits wide: at most 32,760 rows between two times that it is emptied.
+    """
+    cells, cell_slots, full, full_slots, low, high, shift = grid
+    for i in range(0, rows.size, ROWS):
+        for b in range(cell_slots.size - 1):
+            j = b * NODES
+            left = load_keys(bits, rows, i, first + j, nodes - j, infinity)
+            right = load_keys(bits, rows, i, first + j + HALF, nodes - j - HALF, infinity)
+            for keys, at in ((left, j), (right, j + HALF)):
+                store_lanes(lowest, at, keep_lowest(load_lanes(lowest, at), keys))
+                store_lanes(highest, at, keep_highest(load_lanes(highest, at), keys))
+                store_lanes(numbers, at, count_numbers(load_lanes(numbers, at), keys))
+            for slot in range(full_slots[b], full_slots[b + 1]):
+                for keys, at in ((left, slot * NODES), (right, slot * NODES + HALF)):
+                    store_lanes(in_full, at, count_reached(load_lanes(in_full, at), keys, load_lanes(full, at)))
+            inside = to_cells(left, right, low, high, shift, j)
+            for slot in range(cell_slots[b], cell_slots[b + 1]):
+                at = slot * NODES
+                store_lanes(in_cells, at, count_reached(load_lanes(in_cells, at), inside, load_lanes(cells, at)))
+
+
+@intrinsic
+def count_numbers(typing: Any, numbers: Any, keys: Any) -> Any:
+    """``numbers`` + how many of the stack's keys are not NaN's."""
+    signature = numbers(numbers, keys)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        numbers, keys = arguments
+        for q in range(ROWS):
+            number = builder.icmp_signed("!=", builder.extract_value(keys, q), KEYS.lowest)
+            numbers = builder.add(numbers, builder.zext(number, KEYS.llvm))
+        return numbers
+
+    return signature, generate
