@@ -90,9 +90,7 @@ def prepare(values: np.ndarray) -> dict[str, Callable[[int], Any]]:
     return calls
 
 
-def _row(
-    name: str, found: dict[int, dict[str, float]], size: int, threads: int, limit: float | None
-) -> dict[str, Any]:
+def _row(name: str, found: dict[int, dict[str, float]], size: int, threads: int, limit: float | None) -> dict[str, Any]:
     one = found[1]
     copies, most = one[name] / one["copy"], TARGETS.get(name)
     row: dict[str, Any] = {

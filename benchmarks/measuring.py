@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import count as count_up
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from rich.table import Table as RichTable
 
 MIB = 2**20
 Name = TypeVar("Name")
+_TURNS = count_up()
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ def processors(count: int) -> Iterator[int]:
         yield os.cpu_count() or 1
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:count])
+    # Another one each time: a thread that is held on a processor cannot leave it where something else is busy.
+    first = next(_TURNS) % len(before)
+    allowed = sorted(before)
+    os.sched_setaffinity(0, (allowed[first:] + allowed[:first])[:count])
     try:
         yield min(count, len(before))
     finally:

@@ -382,7 +382,7 @@ def _count_segment(
     width = (tile.stop - tile.start) * layer.form.key.itemsize
 
     def task(rows: slice) -> Any:
-        accumulator = ready.backend.start_counts(counter, classes)
+        accumulator = ready.backend.start_counts(counter, classes, layer.form)
         for part in streaming.blocks(rows, plan.block):
             block = read_block(layer, part, tile, buffers)
             ready.backend.add_counts(accumulator, block.bits, block.first, ready.group[part])

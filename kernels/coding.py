@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpv.kernels.compiling import kernel
+from hpv.kernels.grid import Grid, collect, count_grid, encode_grid, lay_out
 from hpv.kernels.lanes import (
     LANE_BYTES,
     ROWS,
@@ -31,11 +32,12 @@ from hpv.kernels.lanes import (
 from hpv.kernels.searching import TILE_ROWS, tree_vectors
 from hpv.kernels.tiles import aligned, count_many, encode_many, make_space
 
-# More edges than these are found faster by bisection.
-FEW = 20
+# Comparisons of a vector that are still faster than a bisection, by bytes of a key; for float32 on a grid (grid.py).
+FEW = {2: 56, 4: 20, 8: 20}
+FEW_ON_GRID = 56.0
 # Depths of search trees: a kernel is compiled for each depth that is used.
 DEPTHS = (6, 7, 8)
-# Counters of 16-bit keys are 16 bits wide.
+# Counters of 16 bits are emptied after so many rows.
 MOST_ROWS = 32_760
 
 
@@ -43,9 +45,11 @@ class Coder(NamedTuple):
     """Edges of some nodes, laid out for the kernels; made once, used for many blocks."""
 
     table: np.ndarray
-    """Edge keys, packed (b, k, l) or as search trees (n, t)."""
+    """Edge keys, packed (b, k, l) or as search trees (n, t); empty where there is a grid."""
     levels: tuple[int, ...]
     """0, 1, ... up to the depth of the search trees; empty where edges are compared."""
+    grid: Grid | None
+    """Edges of float32 that are mostly compared as 16-bit cells."""
     nodes: int
     edges: int
     """Edges per node, unused ones included."""
@@ -69,62 +73,168 @@ class Counts(NamedTuple):
 def make_coder(edges: np.ndarray, infinity: int) -> Coder:
     """A coder for edge keys (n, k), ascending per node, filled up with the highest integer."""
     n, k = edges.shape
-    if k <= FEW:
-        return Coder(pack_edges(edges), (), n, k, infinity)
-    return Coder(*plant_trees(edges), n, k, infinity)
+    if k <= FEW[edges.itemsize]:
+        return Coder(pack_edges(edges), (), None, n, k, infinity)
+    if edges.itemsize == 4:
+        grid = lay_out(edges)
+        if grid.cost <= FEW_ON_GRID:
+            return Coder(edges[:0], (), grid, n, k, infinity)
+    return Coder(*plant_trees(edges), None, n, k, infinity)
 
 
 def make_counter(edges: np.ndarray, infinity: int) -> Coder:
-    """The same for ``count``: below the first of few edges stands -inf, whose survivors are all values but NaN."""
+    """The same for counting: below few edges stands -inf, whose survivors are all values but NaN."""
     n, k = edges.shape
-    if k > FEW:
+    if k > FEW[edges.itemsize]:
         return make_coder(edges, infinity)
     lowest = np.full((n, 1), -infinity, edges.dtype)
-    return Coder(pack_edges(np.concatenate([lowest, edges], axis=1)), (), n, k, infinity)
+    return Coder(pack_edges(np.concatenate([lowest, edges], axis=1)), (), None, n, k, infinity)
 
 
 def encode(bits: np.ndarray, first: int, coder: Coder, codes: np.ndarray) -> None:
     """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-    if not coder.levels:
+    if coder.grid is not None:
+        encode_grid(bits, first, coder.grid.arrays, coder.infinity, codes)
+    elif not coder.levels:
         encode_few(bits, first, coder.table, coder.infinity, codes)
-        return
-    rows = padded_rows(np.arange(len(bits)), TILE_ROWS)
-    encode_many(bits, first, rows, coder.table, coder.levels, coder.infinity, make_space(bits.dtype), codes)
+    else:
+        rows = padded_rows(np.arange(len(bits)), TILE_ROWS)
+        encode_many(bits, first, rows, coder.table, coder.levels, coder.infinity, make_space(bits.dtype), codes)
 
 
 def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
     """Counts of the chosen rows of a C-contiguous block (s, N), nodes ``first : first + n``."""
-    return _count_many(bits, first, rows, counter) if counter.levels else _count_few(bits, first, rows, counter)
+    state = start_counts(counter, bits.dtype)
+    state.add(bits, first, rows)
+    return state.finish()
 
 
-def _count_few(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
-    blocks, k, lanes = counter.table.shape
-    survivors = np.zeros((counter.nodes, k), np.int64)
-    lowest = np.full((blocks, lanes), np.iinfo(bits.dtype).max, bits.dtype)
-    highest = np.full((blocks, lanes), np.iinfo(bits.dtype).min, bits.dtype)
-    for start in range(0, len(rows), MOST_ROWS):
-        part = np.zeros_like(counter.table)
-        chosen = padded_rows(rows[start : start + MOST_ROWS], ROWS)
-        count_few(bits, first, counter.nodes, chosen, counter.table, counter.infinity, part, lowest, highest)
-        survivors += unpack(part, counter.nodes)
-    with np.errstate(over="ignore"):
-        lowest += bits.dtype.type(1)
-    lowest[lowest == np.iinfo(bits.dtype).min] = np.iinfo(bits.dtype).max
-    flat = (array.reshape(-1)[: counter.nodes] for array in (lowest, highest))
-    return Counts(np.ascontiguousarray(survivors[:, 1:]), survivors[:, 0].copy(), *flat)
+def start_counts(counter: Coder, dtype: np.dtype) -> Accumulation:
+    """An empty state, to which blocks of bits of this dtype can be added."""
+    if counter.grid is not None:
+        return _OnGrid(counter, dtype)
+    return _ByTree(counter, dtype) if counter.levels else _OneByOne(counter, dtype)
 
 
-def _count_many(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
-    survivors = np.zeros((counter.nodes, counter.edges), np.int64)
-    missing = np.zeros(counter.nodes, np.int64)
-    lowest = np.full(counter.nodes, np.iinfo(bits.dtype).max, bits.dtype)
-    highest = np.full(counter.nodes, np.iinfo(bits.dtype).min, bits.dtype)
-    chosen = padded_rows(rows, TILE_ROWS)
-    what, state = (counter.table, counter.levels, counter.infinity), (survivors, missing, lowest, highest)
-    count_many(bits, first, chosen, *what, make_space(bits.dtype), *state)
-    missing -= len(chosen) - len(rows)
-    np.subtract(highest, 1, out=highest, where=highest > np.iinfo(bits.dtype).min)
-    return Counts(survivors, len(rows) - missing, lowest, highest)
+class Accumulation:
+    """Counts that are being added up, in the layout of the kernels."""
+
+    def __init__(self, counter: Coder, dtype: np.dtype, width: int) -> None:
+        """``width``: nodes with room, as the kernels want them."""
+        self.counter = counter
+        self.survivors = np.zeros((counter.nodes, counter.edges), np.int64)
+        self.lowest = np.full(width, np.iinfo(dtype).max, dtype)
+        self.highest = np.full(width, np.iinfo(dtype).min, dtype)
+        self.rows = 0
+        """Rows since the small counters were emptied."""
+
+    def add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
+        """Count the chosen rows of a C-contiguous block (s, N), nodes ``first : first + n``."""
+        for start in range(0, len(rows), MOST_ROWS):
+            part = rows[start : start + MOST_ROWS]
+            if self.rows + len(part) > MOST_ROWS:
+                self._empty()
+                self.rows = 0
+            self.rows += len(part)
+            self._add(bits, first, part)
+
+    def finish(self) -> Counts:
+        """The counts of all that was added."""
+        self._empty()
+        lowest, highest = self._extremes()
+        nodes = self.counter.nodes
+        return Counts(self.survivors, self._counted(), lowest[:nodes], highest[:nodes])
+
+    def _extremes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest keys; the lowest was kept as key - 1."""
+        with np.errstate(over="ignore"):
+            lowest = self.lowest + self.lowest.dtype.type(1)
+        lowest[lowest == np.iinfo(lowest.dtype).min] = np.iinfo(lowest.dtype).max
+        return lowest, self.highest
+
+    def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _empty(self) -> None:
+        """Take what small counters hold into the survivors."""
+
+    def _counted(self) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _OneByOne(Accumulation):
+    """A comparison per edge."""
+
+    def __init__(self, counter: Coder, dtype: np.dtype) -> None:
+        blocks, _, lanes = counter.table.shape
+        super().__init__(counter, dtype, blocks * lanes)
+        self.part = np.zeros_like(counter.table)
+        self.numbers = np.zeros(counter.nodes, np.int64)
+
+    def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
+        chosen, what = padded_rows(rows, ROWS), (self.counter.table, self.counter.infinity)
+        count_few(bits, first, self.counter.nodes, chosen, *what, self.part, self.lowest, self.highest)
+
+    def _empty(self) -> None:
+        part = unpack(self.part, self.counter.nodes)
+        self.numbers += part[:, 0]
+        self.survivors += part[:, 1:]
+        self.part[:] = 0
+
+    def _counted(self) -> np.ndarray:
+        return self.numbers
+
+
+class _OnGrid(Accumulation):
+    """A comparison per edge, most of them in 16 bits."""
+
+    def __init__(self, counter: Coder, dtype: np.dtype) -> None:
+        assert counter.grid is not None
+        self.grid = counter.grid
+        super().__init__(counter, dtype, len(self.grid.low))
+        self.in_cells, self.in_full = np.zeros_like(self.grid.cells), np.zeros_like(self.grid.full)
+        self.numbers = np.zeros_like(self.grid.low)
+        self.counted = np.zeros(counter.nodes, np.int64)
+
+    def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
+        chosen, small = padded_rows(rows, ROWS), (self.in_cells, self.in_full, self.numbers)
+        what = (self.grid.arrays, self.counter.infinity)
+        count_grid(bits, first, self.counter.nodes, chosen, *what, *small, self.lowest, self.highest)
+
+    def _empty(self) -> None:
+        collect(self.grid.places, self.in_cells, self.in_full, self.survivors)
+        self.counted += self.numbers[: self.counter.nodes]
+        for small in (self.in_cells, self.in_full, self.numbers):
+            small[:] = 0
+
+    def _counted(self) -> np.ndarray:
+        return self.counted
+
+
+class _ByTree(Accumulation):
+    """Bisection."""
+
+    def __init__(self, counter: Coder, dtype: np.dtype) -> None:
+        super().__init__(counter, dtype, counter.nodes)
+        self.missing = np.zeros(counter.nodes, np.int64)
+        self.seen = 0
+        self.space = make_space(dtype)
+
+    def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
+        chosen = padded_rows(rows, TILE_ROWS)
+        what = (self.counter.table, self.counter.levels, self.counter.infinity)
+        state = (self.survivors, self.missing, self.lowest, self.highest)
+        count_many(bits, first, chosen, *what, self.space, *state)
+        self.missing -= len(chosen) - len(rows)
+        self.seen += len(rows)
+
+    def _extremes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest keys; the highest was kept as key + 1."""
+        least = np.iinfo(self.highest.dtype).min
+        return self.lowest, np.where(self.highest > least, self.highest - (self.highest > least), least)
+
+    def _counted(self) -> np.ndarray:
+        return self.seen - self.missing
 
 
 def padded_rows(rows: np.ndarray, height: int) -> np.ndarray:

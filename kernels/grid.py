@@ -37,6 +37,8 @@ NODES = 32
 HALF = 16
 MOST_SHIFT = 16
 LAST_CELL = 65_534
+OTHERS = 6
+"""A grid is good enough where no more edges than these lie off it: extremes, and pairs of modal values."""
 NEVER = np.iinfo(np.int16).max
 """A cell above the last one: no value reaches it."""
 NO_EDGE = np.iinfo(np.int32).max
@@ -61,6 +63,11 @@ class Grid(NamedTuple):
     """log2 of the grid's step, by node."""
     places: np.ndarray
     """Slot of every edge (n, k): v for cells, -1 - v for full edges; unused edges have none (the least integer)."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What the kernels take."""
+        return self[:7]
 
     @property
     def cost(self) -> float:
@@ -100,6 +107,8 @@ def _choose(edges, low, high, shift, places, cell_slots, full_slots):
                 used += 1
             best = 0
             for s in range(MOST_SHIFT, -1, -1):
+                if best + OTHERS >= used:
+                    break
                 count = 0
                 start = 0
                 for j in range(used):
@@ -143,6 +152,20 @@ def _fill(edges, low, shift, places, cells, full):
                 cells[place, node % NODES] = cell - 32_768
             elif place != NO_PLACE:
                 full[-1 - place, node % NODES] = edges[node, j]
+
+
+@kernel
+def collect(places, in_cells, in_full, survivors):  # (n, k), (v, 32), (v, 32) -> (n, k)
+    """Add the counters of the slots to the survivors of their edges."""
+    n, k = places.shape
+    for node in range(n):
+        lane = node % NODES
+        for j in range(k):
+            place = places[node, j]
+            if place >= 0:
+                survivors[node, j] += in_cells[place, lane]
+            elif place != NO_PLACE:
+                survivors[node, j] += in_full[-1 - place, lane]
 
 
 @intrinsic
@@ -241,12 +264,48 @@ def store_bytes(typing: Any, codes: Any, i: Any, first: Any, width: Any, height:
     return signature, generate
 
 
+@intrinsic
+def add_one(typing: Any, codes: Any, keys: Any, edge: Any, one: Any) -> Any:
+    """``codes + (keys >= edge)`` for each sample of the stack.
+
+    ``one`` holds 1 in every lane, from memory: a 1 that LLVM knew of would become two more instructions.
+    """
+    signature = codes(codes, keys, edge, one)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, keys, edge, one = arguments
+        stack = []
+        for q in range(ROWS):
+            code = builder.extract_value(codes, q)
+            reached = builder.icmp_signed(">=", builder.extract_value(keys, q), edge)
+            stack.append(builder.select(reached, builder.add(code, one), code))
+        return context.make_tuple(builder, signature.return_type, stack)
+
+    return signature, generate
+
+
+@intrinsic
+def count_one(typing: Any, survivors: Any, keys: Any, edge: Any, one: Any) -> Any:
+    """``survivors`` + the number of samples in the stack with ``key >= edge``; ``one`` as above."""
+    signature = survivors(survivors, keys, edge, one)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        survivors, keys, edge, one = arguments
+        for q in range(ROWS):
+            reached = builder.icmp_signed(">=", builder.extract_value(keys, q), edge)
+            survivors = builder.select(reached, builder.add(survivors, one), survivors)
+        return survivors
+
+    return signature, generate
+
+
 @kernel
 def encode_grid(bits, first, grid, infinity, codes):  # (s, N) -> (s, n)
     """Codes of the nodes ``first : first + n`` of every sample."""
     samples, nodes = codes.shape
     cells, cell_slots, full, full_slots, low, high, shift = grid
     rows = np.full(ROWS, -1, np.int64)
+    one = load_lanes(np.ones(NODES, np.int16), 0)
     for i in range(0, samples, ROWS):
         height = min(ROWS, samples - i)
         for q in range(ROWS):
@@ -262,7 +321,7 @@ def encode_grid(bits, first, grid, infinity, codes):  # (s, N) -> (s, n)
             stack = join(left_codes, right_codes)
             inside = to_cells(left, right, low, high, shift, j)
             for slot in range(cell_slots[b], cell_slots[b + 1]):
-                stack = add_reached(stack, inside, load_lanes(cells, slot * NODES))
+                stack = add_one(stack, inside, load_lanes(cells, slot * NODES), one)
             store_bytes(codes, i, j, nodes - j, height, stack)
 
 
@@ -274,6 +333,7 @@ def count_grid(bits, first, nodes, rows, grid, infinity, in_cells, in_full, numb
     ``in_cells`` is 16 bits wide: at most 32,760 rows between two times that it is emptied.
     """
     cells, cell_slots, full, full_slots, low, high, shift = grid
+    one = load_lanes(np.ones(NODES, np.int16), 0)
     for i in range(0, rows.size, ROWS):
         for b in range(cell_slots.size - 1):
             j = b * NODES
@@ -289,7 +349,7 @@ def count_grid(bits, first, nodes, rows, grid, infinity, in_cells, in_full, numb
             inside = to_cells(left, right, low, high, shift, j)
             for slot in range(cell_slots[b], cell_slots[b + 1]):
                 at = slot * NODES
-                store_lanes(in_cells, at, count_reached(load_lanes(in_cells, at), inside, load_lanes(cells, at)))
+                store_lanes(in_cells, at, count_one(load_lanes(in_cells, at), inside, load_lanes(cells, at), one))
 
 
 @intrinsic

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpv.kernels import coding, ranging
 from hpv.kernels.compiling import parallel_kernel
+from hpv.kernels.grid import encode_grid
 from hpv.kernels.searching import TILE_ROWS
 from hpv.kernels.tiles import Space, encode_many, make_space
 
@@ -52,6 +53,9 @@ def encode(bits: np.ndarray, first: int, coder: coding.Coder, codes: np.ndarray,
             coding.encode(bits, first, coder, codes)
             return
         borders = _borders(len(bits), count)
+        if coder.grid is not None:
+            encode_grid_parts(bits, first, borders, coder.grid.arrays, coder.infinity, codes)
+            return
         if not coder.levels:
             encode_few_parts(bits, first, borders, coder.table, coder.infinity, codes)
             return
@@ -89,6 +93,13 @@ def encode_few_parts(bits, first, borders, edges, infinity, codes):  # (s, N), (
     """The parts of the samples between the borders, each in a thread."""
     for p in numba.prange(borders.size - 1):
         coding.encode_few(bits[borders[p] : borders[p + 1]], first, edges, infinity, codes[borders[p] : borders[p + 1]])
+
+
+@parallel_kernel
+def encode_grid_parts(bits, first, borders, grid, infinity, codes):  # (s, N), (p + 1,) -> (s, n)
+    """The same for edges on a grid."""
+    for p in numba.prange(borders.size - 1):
+        encode_grid(bits[borders[p] : borders[p + 1]], first, grid, infinity, codes[borders[p] : borders[p + 1]])
 
 
 @parallel_kernel

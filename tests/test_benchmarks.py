@@ -16,7 +16,7 @@ from rich.console import Console
 
 import hpv
 from benchmarks import __main__ as command
-from benchmarks import child, library, measuring, peers, scaling, startup, streaming
+from benchmarks import child, kernels, library, measuring, peers, scaling, startup, streaming
 from benchmarks.measuring import Options, Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +46,12 @@ def test_library() -> None:
     for row in table.rows:
         if row["most"] is not None:
             assert row["met"] == (row["copies"] <= row["most"])
+
+
+def test_kernels() -> None:
+    (table,) = kernels.measure(TOY)
+    check(table, ("most", "met"))
+    assert {row["kernel"] for row in table.rows} >= {"copy", *kernels.TARGETS}
 
 
 def test_library_gains_of_two_threads() -> None:

@@ -45,7 +45,7 @@ class Backend(Protocol):
     def make_counter(self, edges: np.ndarray, form: FloatFormat) -> Any:
         """Lay out inner edge keys (n, k) for counting."""
 
-    def start_counts(self, counter: Any, classes: int) -> Any:
+    def start_counts(self, counter: Any, classes: int, form: FloatFormat) -> Any:
         """An empty state."""
 
     def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:

@@ -12,37 +12,34 @@ from hpv.kernels import coding, ranging, tallying
 
 
 def make_counter(edges: np.ndarray, form: FloatFormat) -> Any:
+    """See `Backend`."""
     return coding.make_counter(edges, form.infinity)
 
 
-def start_counts(counter: Any, classes: int) -> Any:
-    return [counter, [None] * classes, np.zeros(classes, np.int64)]
+def start_counts(counter: Any, classes: int, form: FloatFormat) -> Any:
+    """See `Backend`."""
+    return [coding.start_counts(counter, form.key) for _ in range(classes)], np.zeros(classes, np.int64)
 
 
 def add_counts(accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
-    counter, parts, seen = accumulator
-    for c in range(len(parts)):
+    """See `Backend`."""
+    parts, seen = accumulator
+    for c, part in enumerate(parts):
         rows = np.arange(len(bits)) if len(parts) == 1 else np.flatnonzero(group == c)
-        if not len(rows) and parts[c] is not None:
-            continue
         seen[c] += len(rows)
-        counts = coding.count(bits, first, rows, counter)
-        if parts[c] is None:
-            parts[c] = counts
-        else:
-            parts[c].survivors[:] += counts.survivors
-            parts[c].counted[:] += counts.counted
-            np.minimum(parts[c].lowest, counts.lowest, out=parts[c].lowest)
-            np.maximum(parts[c].highest, counts.highest, out=parts[c].highest)
+        if len(rows):
+            part.add(bits, first, rows)
 
 
 def finish_counts(accumulator: Any) -> Counted:
-    _, parts, seen = accumulator
+    """See `Backend`."""
+    parts, seen = accumulator
+    counts = [part.finish() for part in parts]
     return Counted(
-        np.stack([part.survivors for part in parts]),
-        np.stack([part.counted for part in parts]),
-        np.min([part.lowest for part in parts], axis=0),
-        np.max([part.highest for part in parts], axis=0),
+        np.stack([part.survivors for part in counts]),
+        np.stack([part.counted for part in counts]),
+        np.min([part.lowest for part in counts], axis=0),
+        np.max([part.highest for part in counts], axis=0),
         seen,
     )
 
