@@ -59,6 +59,8 @@ def measure(options: Options) -> list[Table]:
         table.notes.append("One processor is allowed: no gain of several threads.")
     else:
         table.notes.append(f"Work that needs no memory is done {limit:.2f} times as often by {threads} threads.")
+        if limit < 0.8 * threads:
+            table.notes.append("That is little: the machine was busy, and these figures say little.")
     table.notes.append("encode and pvalues write to arrays that were given; fit and scan allocate what they return.")
     return [table]
 

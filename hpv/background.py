@@ -27,7 +27,7 @@ PIECE = 4096
 
 @dataclass(frozen=True)
 class LayerState:
-    """The mergeable state of a layer: counts, and nothing that cannot be added up. n nodes, k inner edges, c classes."""
+    """The mergeable state of a layer: counts that add up, and extremes. n nodes, k inner edges, c classes."""
 
     form: FloatFormat
     edges: np.ndarray
@@ -43,6 +43,7 @@ class LayerState:
 
     @property
     def nodes(self) -> int:
+        """Scalar outputs of the layer."""
         return len(self.edges)
 
     def part(self, nodes: slice) -> LayerState:
@@ -59,7 +60,7 @@ class LayerState:
 
 @dataclass(frozen=True)
 class ClosedLayer:
-    """A layer as it answers questions: outer edges added, small classes pooled. g groups: the pooled one, then classes."""
+    """A layer as it answers: outer edges added, small classes pooled. g groups: the pooled one, then classes."""
 
     form: FloatFormat
     edges: np.ndarray
@@ -71,6 +72,7 @@ class ClosedLayer:
 
     @property
     def nodes(self) -> int:
+        """Scalar outputs of the layer."""
         return len(self.edges)
 
     def edges_for(self, form: FloatFormat) -> np.ndarray:

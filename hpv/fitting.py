@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from hpv import streaming
-from hpv.background import Background, LayerState, count_dtype, layer_edges
 from hpv.backends import Backend, get_backend
+from hpv.background import Background, LayerState, count_dtype, layer_edges
 from hpv.errors import DataError, InputError
 from hpv.floats import convert_keys
 from hpv.pilot import Edges, LayerEdges, Rule, check_edges, propose

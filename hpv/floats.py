@@ -49,6 +49,7 @@ class FloatFormat:
 
     @property
     def bias(self) -> int:
+        """What is added to an exponent to store it."""
         return (1 << (self.exponent_bits - 1)) - 1
 
     def __str__(self) -> str:
@@ -132,7 +133,7 @@ def _widen(magnitude: np.ndarray, source: FloatFormat) -> np.ndarray:
 
 
 def _truncate(double: np.ndarray, target: FloatFormat) -> tuple[np.ndarray, np.ndarray]:
-    """Bits in ``target`` of non-negative float64 bits, rounded towards zero, and whether anything was cut off (0, 1)."""
+    """Bits in ``target`` of non-negative float64 bits, rounded towards zero, and whether anything was cut off."""
     shift = 52 - target.mantissa_bits
     rebased = double - (np.int64(1023 - target.bias) << 52)
     quotient, rest = rebased >> shift, (rebased & ((1 << shift) - 1)) != 0

@@ -64,6 +64,7 @@ class Rule:
         return min(MOST_INNER_EDGES, self.bins + 1 + 2 * modal)
 
     def as_json(self) -> dict[str, Any]:
+        """For attributes and requests."""
         return {
             "bins": int(self.bins),
             "binning": self.binning,
@@ -126,7 +127,7 @@ def pilot_runs(samples: int, pilot: int | Literal["auto"] | None) -> list[slice]
 
 
 def propose(ordered: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
-    """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), every lane in ascending order."""
+    """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), each lane ascending."""
     from hpv.kernels import placing
 
     counted = np.empty(nodes, np.int64)

@@ -163,9 +163,11 @@ class Plan:
 
     @property
     def blocks(self) -> int:
+        """Rectangles that are read, one by one in a thread."""
         return sum(len(layer.tiles) * -(-layer.samples // layer.block) for layer in self.layers)
 
     def as_json(self) -> dict[str, Any]:
+        """For ``--json``."""
         return {
             "kind": self.kind,
             "threads": self.threads,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
-from hpv.background import Background, check_layers
 from hpv.backends import get_backend
+from hpv.background import Background, check_layers
 from hpv.errors import InputError
 from hpv.fitting import Block, check_labels, read_block
 from hpv.floats import FloatFormat, keys_as_float64

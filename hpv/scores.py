@@ -34,6 +34,7 @@ class Scores:
 
     @property
     def path(self) -> str:
+        """Of the store."""
         return self._store.path
 
     @property
@@ -43,6 +44,7 @@ class Scores:
 
     @property
     def samples(self) -> int:
+        """That were scored."""
         return int(self.attributes["samples"])
 
     @property

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpv import streaming
-from hpv.background import Background, check_layers
 from hpv.backends import get_backend
+from hpv.background import Background, check_layers
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels, read_block
 from hpv.kernels.rules import MISSING_CODE

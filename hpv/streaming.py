@@ -25,10 +25,10 @@ class Quiet:
     """Nobody is told."""
 
     def start(self, what: str, total: int) -> None:
-        pass
+        """See `Progress`."""
 
     def advance(self, done: int) -> None:
-        pass
+        """See `Progress`."""
 
 
 def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:

@@ -134,8 +134,8 @@ def _choose(edges, low, high, shift, places, cell_slots, full_slots):
                 else:
                     places[node, j] = -1 - (full_slots[b] + others)
                     others += 1
-            most_cells = max(most_cells, cells)
-            most_full = max(most_full, others)
+            most_cells = max(most_cells, np.int64(cells))
+            most_full = max(most_full, np.int64(others))
         cell_slots[b + 1] = cell_slots[b] + most_cells
         full_slots[b + 1] = full_slots[b] + most_full
 
@@ -170,7 +170,7 @@ def collect(places, in_cells, in_full, survivors):  # (n, k), (v, 32), (v, 32) -
 
 @intrinsic
 def to_cells(typing: Any, left: Any, right: Any, low: Any, high: Any, shift: Any, first: Any) -> Any:
-    """Cells (a stack of 32 lanes) of the keys of 32 nodes, the first of which is ``first``; NaN falls below all edges."""
+    """Cells (a stack of 32 lanes) of the keys of 32 nodes from ``first`` on; NaN falls below all edges."""
     signature = types.UniTuple(CELLS, ROWS)(left, right, low, high, shift, first)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:

@@ -211,7 +211,7 @@ def _cut(row, first, starts, stops, modal, measure, ranks, above, parts, chosen)
 
 @kernel
 def _nearest(row, first, starts, stops, modal, measure, ranks, above, target):
-    """Place of the ordinary value whose rest measure (outside modal values, at or above it) is nearest to the target."""
+    """Place of the ordinary value whose rest measure (at or above it, outside modal values) is nearest."""
     m = row.size
     # The part of the row between two modal values where the rest measure passes the target.
     c = modal - 1

@@ -15,15 +15,15 @@ MISSING_CODE = 255
 
 
 def right_tail(at_or_above: Any, above: Any, counted: Any) -> tuple[Any, Any]:
-    """[pmin, pmax] of a value whose bin starts where `at_or_above` background samples remain and ends where `above` do."""
+    """[pmin, pmax] of a value whose bin starts where `at_or_above` samples remain and ends where `above` do."""
     return above / (counted + 1), (at_or_above + 1) / (counted + 1)
 
 
 def left_tail(at_or_above: Any, above: Any, counted: Any) -> tuple[Any, Any]:
-    """The same for small values: at most ``counted - above`` samples are not larger, ``counted - at_or_above`` are smaller."""
+    """The same for small values: ``counted - at_or_above`` samples are smaller, ``counted - above`` not larger."""
     return (counted - at_or_above) / (counted + 1), (counted - above + 1) / (counted + 1)
 
 
 def is_modal(count: Any, counted: Any, numerator: int, denominator: int) -> Any:
-    """A value is modal when it makes up more than ``numerator / denominator`` of the node's values; integers, strict."""
+    """A value is modal when it makes up more than ``numerator / denominator`` of its node; integers, strict."""
     return denominator * count > numerator * counted

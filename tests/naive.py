@@ -249,7 +249,7 @@ def inner_edges(
     round_up: Step = float,
     ordinals: Ordinals | None = None,
 ) -> list[float]:
-    """The inner edges of one node by the name of the rule; with ``ordinals`` moved to the grid, as the library has them."""
+    """The inner edges of one node by the name of the rule; with ``ordinals`` moved to the library's grid."""
     if binning == "uniform":
         return uniform_edges(pilot, bins, modal_fraction, covers_all, next_up, round_up)
     rule = {"quantile": quantile_edges, "balanced": balanced_edges}[binning]

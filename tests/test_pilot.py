@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
+import naive
 from hpv.floats import FLOAT32, FLOAT64, from_keys, to_keys
 from hpv.kernels import sorting
 from hpv.pilot import Rule, pilot_runs, pilot_size, propose
-import naive
 from strategies import as_floats, matrices, ordinals, steps
 
 BINS = st.one_of(st.integers(1, 12), st.sampled_from([32, 100, 253, 254]))

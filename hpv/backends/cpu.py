@@ -45,18 +45,22 @@ def finish_counts(accumulator: Any) -> Counted:
 
 
 def make_coder(edges: np.ndarray, form: FloatFormat) -> Any:
+    """See `Backend`."""
     return coding.make_coder(edges, form.infinity)
 
 
 def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    """See `Backend`."""
     coding.encode(bits, first, coder, codes)
 
 
 def look_up_ranges(
     codes: np.ndarray, group: np.ndarray, tables: tuple[np.ndarray, np.ndarray], out: tuple[Any, Any]
 ) -> None:
+    """See `Backend`."""
     ranging.look_up_ranges(codes, group, *tables, *out)
 
 
 def tally(codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: np.ndarray, tally: np.ndarray) -> None:
+    """See `Backend`."""
     tallying.tally_levels(codes, rows, group, levels, tally)
