@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
-LARGEST_BLOCK = 16 * MIB
-"""More does not read faster, and less stays in the processor's cache."""
+LARGEST_BLOCK = 4 * MIB
+"""More does not read faster, and stays less in the processor's cache."""
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+TALLY_SHARE = 8
+"""One part in so many of the budget is for tallies."""
 SEGMENT = 4 * GIB
 """Bytes read between two times that a state may be saved."""
 SPARE_EDGES = 8
@@ -248,28 +250,28 @@ def plan_score(
 ) -> Plan:
     """The plan of a score: ``kept`` bytes are written per value, ``scores`` results per sample."""
     budget, workers = bytes_of(memory), thread_count(threads)
-    usable = _usable(budget, background.state_bytes, "the background")
+    tallies = min(budget // TALLY_SHARE, source.samples * tails * groups * levels * 4)
+    held = background.state_bytes + tallies
+    usable = _usable(budget, background.state_bytes, "the background", tallies)
     layers, peak, written = [], 0, 0
     for name, theirs in pairs.items():
         state, layer = background.layers[name], source.layers[theirs]
         entries = state.edges.shape[1] + 4
         tables = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * layer.form.key.itemsize * 2
-        # In every thread and sample: tallies, and the codes beside the values.
-        plan, need = _walk(layer, (), tables, workers, usable, tails * groups * levels * 4, copies=1 + kept / 4)
+        # In every thread, what is kept lies beside the values.
+        plan, need = _walk(layer, (), tables, workers, usable, copies=1 + kept / layer.form.key.itemsize)
         layers.append(plan)
         peak = max(peak, need)
         written += layer.shape[0] * layer.shape[1] * kept
     written += source.samples * scores * 24
     read = sum(layer.bytes_read for layer in layers)
-    return Plan(
-        "score", tuple(layers), workers, budget, _reserve(budget) + background.state_bytes + peak, read, written
-    )
+    return Plan("score", tuple(layers), workers, budget, _reserve(budget) + held + peak, read, written)
 
 
 def kept_chunks(nodes: int, samples: int) -> tuple[int, int]:
-    """Samples and nodes of a chunk of codes: about 2 MiB, whole rows up to 16,384 nodes, a power of two of samples."""
+    """Samples and nodes of a chunk of codes: about 1 MiB, whole rows up to 16,384 nodes, a power of two of samples."""
     columns = min(nodes, 16_384)
-    rows = max(64, 2 ** ((2 * MIB // columns).bit_length() - 1))
+    rows = max(64, 2 ** ((MIB // columns).bit_length() - 1))
     return min(samples, rows), columns
 
 
@@ -282,10 +284,10 @@ def _reserve(budget: int) -> int:
     return min(COMPILING, budget // 2)
 
 
-def _usable(budget: int, state: int, what: str) -> int:
-    usable = budget - _reserve(budget) - state
+def _usable(budget: int, state: int, what: str, aside: int = 0) -> int:
+    usable = budget - _reserve(budget) - state - aside
     if usable < 16 * MIB:
-        needed = state + 64 * MIB
+        needed = state + aside + 64 * MIB
         enough = min(2 * needed, COMPILING + needed)
         raise InputError(
             f"memory {human(budget)} is too little: {what} takes {human(state)}, compiling and buffers about "
@@ -300,7 +302,6 @@ def _walk(
     per_node: float,
     workers: int,
     usable: int,
-    aside: int = 0,
     copies: float = 1.0,
 ) -> tuple[LayerPlan, int]:
     """Tiles of nodes and blocks of samples of one layer, and the bytes that they need."""
@@ -318,14 +319,11 @@ def _walk(
             width = -(-nodes // -(-nodes // (width // 64 * 64)))
             width = -(-width // 64) * 64
     tiles = tuple(slice(at, min(nodes, at + width)) for at in range(0, nodes, width))
-    row = int(width * itemsize * copies + aside)
-    room = min(LARGEST_BLOCK, max(share // workers, 1))
-    rows = max(1, min(samples, room // max(row, 1)))
-    if both <= rows:
-        rows = rows // both * both
-    elif chunk_rows > 1:
-        # Whole chunks are read once; a chunk taller than the room is read in a buffer of its own.
-        rows = rows // chunk_rows * chunk_rows or min(rows, chunk_rows)
+    row = int(width * itemsize * copies)
+    most = max(1, min(samples, share // workers // max(row, 1)))
+    # Whole chunks are read once; only one that is too large for its share of memory is read in parts, each time whole.
+    unit = next((unit for unit in (both, chunk_rows) if unit <= most), 1)
+    rows = max(unit, min(most, LARGEST_BLOCK // max(width * itemsize, 1)) // unit * unit)
     need = int(width * per_node) + workers * rows * row
     if need > usable:
         raise InputError(

@@ -16,7 +16,7 @@ from hpv.background import Background, check_layers
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels, read_block
 from hpv.kernels.rules import MISSING_CODE
-from hpv.planning import LayerPlan, Plan, plan_score
+from hpv.planning import TALLY_SHARE, LayerPlan, Plan, plan_score
 from hpv.scanning import Scanner, ScanOptions, Scored, Tables, join
 from hpv.sources import Activations, open_activations
 
@@ -172,7 +172,7 @@ def segment_length(ready: Score) -> int:
     """Samples that are scored between two times that results are written: as many as tallies fit for."""
     row = sum(len(t) + 2 for t in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
     block = max(plan.block for plan in ready.plan.layers)
-    room = max(ready.plan.memory // 8 // max(row, 1), 1)
+    room = max(ready.plan.memory // TALLY_SHARE // max(row, 1), 1)
     return max(block * ready.plan.threads, room // block * block)
 
 

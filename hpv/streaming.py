@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -35,19 +36,13 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int)
     """``function`` of every item, on Dask's active scheduler (threads of this process where none is set), in order."""
     import dask
 
-    if threads == 1 and dask.config.get("scheduler", None) is None and "distributed" not in _active():
+    # Only a program that has imported distributed can have a client; Dask would import it to ask, which takes long.
+    chosen = dask.config.get("scheduler", None) is not None or "distributed" in sys.modules
+    if not chosen and min(threads, len(items)) == 1:
         return [function(item) for item in items]
     # A task is a call without arguments: Dask then does not look through them for collections.
     tasks = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
-    return list(dask.compute(*tasks, num_workers=threads))
-
-
-def _active() -> str:
-    """The module of the client that Dask would use."""
-    from dask.base import get_scheduler
-
-    scheduler = get_scheduler()
-    return getattr(getattr(scheduler, "__self__", None), "__module__", "") if scheduler else ""
+    return list(dask.compute(*tasks, scheduler=None if chosen else "threads", num_workers=threads))
 
 
 def split(rows: slice, parts: int, step: int) -> list[slice]:

@@ -139,8 +139,9 @@ def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     for threads in (1, 2, 3):
         layer = prepare_fit(stored, labels=names, pilot=100, threads=threads).plan.layers[0]
         assert len(layer.tiles) > 1
-        assert len(layer.segments) > 1
-        assert layer.block < 300
+        whole_chunks = chunks is not None and chunks[0] * threads >= 300  # chunks are read whole where they fit
+        assert len(layer.segments) > 1 or whole_chunks
+        assert layer.block < 300 or whole_chunks
         background = hpv.fit(stored, labels=names, min_class_size=99, pilot=100, threads=threads)
         assert background.fingerprint == whole.fingerprint
         check_same(all_scores(background, stored, labels=names, threads=threads), expected)
