@@ -17,6 +17,8 @@ from rich.console import Console
 from benchmarks.measuring import Options, Table, best, copy, half_relu, met, show
 from hpv.floats import FLOAT32, to_keys
 from hpv.kernels import coding, ranging, tallying
+from hpv.pvalues import outward, range_tables
+from hpv.scanning import GRID, grid, level_table
 
 EDGES = {10: 12, 32: 36, 254: 254}
 """Edges of a node that has so many ordinary bins: the outer ones and a modal pair come on top, up to 254."""
@@ -26,7 +28,7 @@ TARGETS = {
     "encode, 10 bins": 2.5,
     "encode, 32 bins": 4.0,
     "encode, 254 bins": 5.0,
-    "encode and ranges, 32 bins": 6.0,
+    "ranges, 32 bins": 6.0,
     "encode and tally, 32 bins": 5.0,
 }
 """Most copies that a kernel may cost."""
@@ -49,8 +51,7 @@ def measure(options: Options) -> list[Table]:
 
 def prepare(values: np.ndarray) -> dict[str, Callable[[], Any]]:
     """The calls, by name; outputs are allocated here."""
-    samples, nodes = values.shape
-    bits, rows, none = values.view(np.int32), np.arange(samples), np.zeros(samples, np.int64)
+    bits, rows = values.view(np.int32), np.arange(len(values))
     codes, target = np.empty(values.shape, np.uint8), np.empty_like(values)
     calls: dict[str, Callable[[], Any]] = {"copy": partial(copy, values, target)}
     edges = {bins: edge_keys(values[:4096], k) for bins, k in EDGES.items()}
@@ -59,29 +60,32 @@ def prepare(values: np.ndarray) -> dict[str, Callable[[], Any]]:
         calls[f"count, {bins} bins"] = partial(coding.count, bits, 0, rows, counter)
         coder = coding.make_coder(keys, FLOAT32.infinity)
         calls[f"encode, {bins} bins"] = partial(coding.encode, bits, 0, coder, codes)
-    entries = EDGES[32] + 2
-    table = np.broadcast_to(np.linspace(1, 0, entries, dtype=np.float32), (1, nodes, entries))
-    tables, pmin, pmax = ranging.pair_tables(table, table), np.empty_like(values), np.empty_like(values)
-    levels = np.broadcast_to(np.linspace(256, 0, entries).astype(np.uint16), (1, nodes, entries)).copy()
-    tally = np.zeros((samples, 258), np.int32)
-    coder = coding.make_coder(edges[32], FLOAT32.infinity)
+    return calls | prepare_ends(values, edges[32])
 
-    def in_blocks(look_up: Callable[[np.ndarray, slice], None]) -> None:
+
+def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """From values to ranges and to tallies, right tail, with the tables of a background of the same values."""
+    samples, nodes = values.shape
+    bits, rows, none = values.view(np.int32), np.arange(samples), np.zeros(samples, np.int64)
+    counts = coding.count(bits, 0, rows, coding.make_counter(keys, FLOAT32.infinity))
+    exact = range_tables(counts.survivors[None], counts.counted[None], "right")
+    coder = coding.make_coder(keys, FLOAT32.infinity)
+    tables = ranging.make_tables(*outward(*exact), keys, FLOAT32.infinity)
+    pmin, pmax = np.empty_like(values), np.empty_like(values)
+    levels = tallying.make_levels(level_table(exact[1], counts.counted[None], grid(samples, 0.5)), GRID)
+    tally, codes = np.zeros((samples, GRID + 2), np.int32), np.empty((BLOCK, nodes), np.uint8)
+
+    def tallies() -> None:
         for start in range(0, samples, BLOCK):
             part = slice(start, min(samples, start + BLOCK))
             found = codes[: part.stop - start]
             coding.encode(bits[part], 0, coder, found)
-            look_up(found, part)
+            tallying.tally(found, rows[: len(found)], none[part], levels, tally[part])
 
-    def ranges(found: np.ndarray, part: slice) -> None:
-        ranging.look_up_ranges(found, none[part], *tables, pmin[part], pmax[part])
-
-    def tallies(found: np.ndarray, part: slice) -> None:
-        tallying.tally_levels(found, rows[: len(found)], none[part], levels, tally[part])
-
-    calls["encode and ranges, 32 bins"] = partial(in_blocks, ranges)
-    calls["encode and tally, 32 bins"] = partial(in_blocks, tallies)
-    return calls
+    return {
+        "ranges, 32 bins": partial(ranging.fill_directly, bits, 0, none, tables, pmin, pmax),
+        "encode and tally, 32 bins": tallies,
+    }
 
 
 def edge_keys(values: np.ndarray, k: int) -> np.ndarray:

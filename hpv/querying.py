@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
-from hpv.backends import get_backend
+from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
 from hpv.errors import InputError
 from hpv.fitting import Block, check_labels, read_block
@@ -17,7 +17,7 @@ from hpv.floats import FloatFormat, keys_as_float64
 from hpv.planning import LARGEST_BLOCK, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
 from hpv.scanning import ScanResult, join, subset_nodes
-from hpv.scoring import CACHED_CODES, prepare_score, run_score
+from hpv.scoring import prepare_score, run_score
 from hpv.sources import Activations, Layer, open_activations
 
 TILE_NODES = 65_536
@@ -96,21 +96,22 @@ def _fill_ranges(
     backend, buffers = get_backend(), streaming.Buffers()
     kind, width = pair[0].dtype, tile.stop - tile.start
     coder = _coder(background, name, tile, layer.form)
-    tables = _ranges(background, name, tile, tail, kind)
-    step = max(64, CACHED_CODES // width)
+    ranges = _ranges(background, name, tile, tail, kind, layer.form)
+
+    def codes(shape: tuple[int, int]) -> np.ndarray:
+        return buffers.get("codes", shape, np.uint8)
 
     def work(block: Block, rows: slice) -> None:
-        for piece in streaming.blocks(slice(0, rows.stop - rows.start), step):
+        if width == layer.shape[1]:
+            out = pair[0][rows], pair[1][rows]
+            backend.ranges(coder, ranges, block.bits, block.first, group[rows], codes, out)
+            return
+        for piece in streaming.blocks(slice(0, rows.stop - rows.start), coded_samples(width)):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
             shape = (piece.stop - piece.start, width)
-            codes = buffers.get("codes", shape, np.uint8)
-            backend.encode(coder, block.bits[piece], block.first, codes)
-            if width == layer.shape[1]:
-                backend.look_up_ranges(codes, group[at], tables, (pair[0][at], pair[1][at]))
-            else:
-                parts = buffers.get("pmin", shape, kind), buffers.get("pmax", shape, kind)
-                backend.look_up_ranges(codes, group[at], tables, parts)
-                pair[0][at, tile], pair[1][at, tile] = parts
+            parts = buffers.get("pmin", shape, kind), buffers.get("pmax", shape, kind)
+            backend.ranges(coder, ranges, block.bits[piece], block.first, group[at], codes, parts)
+            pair[0][at, tile], pair[1][at, tile] = parts
 
     _walk(layer, tile, work)
 
@@ -129,15 +130,16 @@ def _coder(background: Background, name: str, tile: slice, form: FloatFormat) ->
     return _kept(background, name, ("coder", name, form.name), make)
 
 
-def _ranges(background: Background, name: str, tile: slice, tail: str, kind: np.dtype) -> Any:
+def _ranges(background: Background, name: str, tile: slice, tail: str, kind: np.dtype, form: FloatFormat) -> Any:
     """pmin and pmax by group, node and code, as float64 or as float32 rounded outward; kept like coders."""
 
     def make() -> Any:
         closed = background.closed(name, tile)
         tables = range_tables(closed.survivors, closed.counted, tail)
-        return outward(*tables) if kind == np.float32 else tables
+        tables = outward(*tables) if kind == np.float32 else tables
+        return get_backend().make_ranges(tables, closed.edges_for(form), form)
 
-    return _kept(background, name, ("ranges", name, tail, kind.name), make)
+    return _kept(background, name, ("ranges", name, tail, kind.name, form.name), make)
 
 
 def _kept(background: Background, name: str, key: tuple[str, ...], make: Callable[[], Any]) -> Any:

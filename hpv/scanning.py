@@ -122,8 +122,8 @@ class Tables:
     """What turns blocks of some nodes into codes and tallies."""
 
     coder: Any
-    levels: dict[str, np.ndarray]
-    """Level tables by tail."""
+    levels: dict[str, Any]
+    """Levels by tail, laid out by the backend."""
 
 
 class Scanner:
@@ -174,7 +174,11 @@ class Scanner:
                 pmax = range_tables(closed.survivors, closed.counted, tail)[1]
                 parts.append(level_table(pmax, closed.counted, self.thresholds[tail]))
         coder = self.backend.make_coder(np.concatenate(edges), form)
-        return Tables(coder, {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()})
+        made = {
+            tail: self.backend.make_levels(np.concatenate(parts, axis=1), len(self.thresholds[tail]))
+            for tail, parts in levels.items()
+        }
+        return Tables(coder, made)
 
     def empty_tallies(self, samples: int) -> dict[str, np.ndarray]:
         """Tallies (targets, samples, thresholds + 2) by tail."""

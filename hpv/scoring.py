@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpv import streaming
-from hpv.backends import get_backend
+from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels, read_block
@@ -23,8 +23,6 @@ from hpv.sources import Activations, open_activations
 if TYPE_CHECKING:
     from hpv.scores import Scores
 
-CACHED_CODES = 256 * 1024
-"""Codes that are made before they are looked up: they stay in the processor's cache."""
 KEEP = ("codes", "ranges")
 
 Results = Mapping[tuple[str, str, str], Scored]
@@ -212,7 +210,7 @@ def _tally_tile(
     layer = ready.source.layers[ready.pairs[name]]
     buffers = streaming.Buffers()
     nodes = tile.stop - tile.start
-    step = max(64, CACHED_CODES // nodes)
+    step = coded_samples(nodes)
 
     def task(rows: slice) -> int:
         missing = 0

@@ -4,16 +4,138 @@ A *tally* says how many nodes of a sample fall at each level of significance; le
 smallest one with pmax <= threshold. Two more entries follow the thresholds: nodes above all of them, and nodes
 without a p-value. Tallies of disjoint sets of nodes add up.
 
+Levels that fit into a byte are found by comparing codes with 0, 1, 2, ..., 64 nodes at once; others are looked up.
+
 Shapes: s = samples, n = nodes, c = classes, t = entries of a node's table (codes 0..t-2, the last one for NaN),
-g = thresholds.
+g = thresholds, l = 64 lanes, b = ceil(n / l), r = chosen rows, filled up with -1.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from hpv.kernels import coding
+from hpv.kernels.choosing import (
+    append_below,
+    count_missing,
+    join_codes,
+    load_codes,
+    load_entries,
+    mark_missing_level,
+    repeat,
+    take_from,
+)
 from hpv.kernels.compiling import kernel
-from hpv.kernels.ranging import TILE_NODES, TILE_ROWS
+from hpv.kernels.lanes import LANE_BYTES, ROWS
+from hpv.kernels.ranging import FEWEST_ROWS, TILE_NODES, TILE_ROWS, pack_entries
+from hpv.kernels.rules import MISSING_CODE
+
+# More codes than these are looked up faster.
+MOST_CODES = 128
+# Blocks of lanes whose levels are collected before they are counted.
+PIECE_BLOCKS = 16
+# Levels of a byte.
+BYTE = 256
+
+
+class Levels(NamedTuple):
+    """Levels of n nodes by class and code; made once, used for many blocks."""
+
+    table: np.ndarray
+    """Levels (c, n, t)."""
+    packed: np.ndarray | None
+    """Levels as bytes, packed (c, b, t - 1, l); None where they are looked up."""
+    without: np.ndarray
+    """MISSING_CODE for a node without p-values, else 0 (c, b * l)."""
+
+
+def make_levels(table: np.ndarray, thresholds: int) -> Levels:
+    """Lay out levels (c, n, t); ``thresholds + 1`` stands for no p-value."""
+    nothing = table == thresholds + 1
+    without = nothing.all(axis=2)
+    # A byte has no room for "no p-value": that may stand only where it needs no comparison of codes.
+    fits = thresholds < BYTE and table.shape[2] - 1 <= MOST_CODES and nothing[:, :, -1].all()
+    if not fits or (nothing[:, :, :-1].any(axis=2) != without).any():
+        return Levels(table, None, np.empty((0, 0), np.uint8))
+    packed = pack_entries(np.where(without[:, :, None], 0, table[:, :, :-1]).astype(np.uint8), LANE_BYTES)
+    marks = np.zeros((len(table), packed.shape[1] * LANE_BYTES), np.uint8)
+    marks[:, : table.shape[1]][without] = MISSING_CODE
+    return Levels(table, packed, marks)
+
+
+def tally(codes: np.ndarray, rows: np.ndarray, classes: np.ndarray, levels: Levels, tally: np.ndarray) -> None:
+    """Add the nodes of the chosen rows (r,) of codes (s, n), all different, to their tallies (s, g + 2), int32.
+
+    ``classes`` (r,) says which tables count. A class with few rows is not worth a pass of its own.
+    """
+    present = np.unique(classes)
+    if levels.packed is None or len(rows) < FEWEST_ROWS * len(present) * (len(levels.packed) > 1):
+        tally_levels(codes, rows, classes, levels.table, tally)
+        return
+    for c in present:
+        chosen = coding.padded_rows(rows[classes == c], ROWS)
+        tally_bytes(codes, chosen, levels.packed[c], levels.without[c], tally)
+
+
+@kernel
+def tally_bytes(codes, rows, table, without, tally):  # (s, n), (r,), (b, t - 1, l), (b * l,) -> (s, g + 2)
+    """Add the nodes of the chosen rows to their tallies; ``codes`` are C-contiguous.
+
+    Most nodes are above all thresholds: those are counted by leaving them out.
+    """
+    nodes, above = codes.shape[1], tally.shape[1] - 2
+    blocks, entries, lanes = table.shape
+    step = (PIECE_BLOCKS + 1) * lanes
+    found = np.empty(ROWS * step, np.uint8)
+    sizes, kept, missing = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
+    parts = np.empty((ROWS, 2 * BYTE), np.int32)
+    for i in range(0, rows.size, ROWS):
+        parts[:], kept[:], missing[:] = 0, 0, 0
+        for b0 in range(0, blocks, PIECE_BLOCKS):
+            sizes[:] = 0
+            for b in range(b0, min(blocks, b0 + PIECE_BLOCKS)):
+                j = b * lanes
+                stack = load_codes(codes, rows, i, j, nodes - j)
+                stack = join_codes(stack, load_entries(without, j, stack))
+                at = j * entries
+                levels = repeat(load_entries(table, at, stack))
+                for code in range(1, entries):
+                    levels = take_from(levels, stack, code, load_entries(table, at + code * lanes, stack))
+                count_missing(stack, missing, 0)
+                append_below(found, step, sizes, mark_missing_level(levels, stack, above), above)
+            kept += sizes
+            for q in range(ROWS):
+                add_bytes(found[q * step : q * step + sizes[q]], parts[q])
+        beyond = blocks * lanes - nodes
+        for q in range(ROWS):
+            if rows[i + q] >= 0:
+                target = tally[rows[i + q]]
+                for level in range(above + 1):
+                    target[level] += parts[q, level] + parts[q, BYTE + level]
+                target[above] += blocks * lanes - kept[q] - missing[q]
+                target[above + 1] += missing[q] - beyond
+
+
+@kernel
+def add_bytes(levels, parts):  # (m,) -> (2 * BYTE,)
+    """Count levels, by turns in two parts: an entry that has just been written is slow to read again.
+
+    Unsigned indices, because a signed one might be negative, and that would be asked every time.
+    """
+    last, other, eight = np.uint64(255), np.uint64(BYTE), np.uint64(8)
+    whole = levels.size // 8
+    words = levels[: whole * 8].view(np.uint64)
+    for p in range(whole):
+        word = words[p]
+        for _ in range(4):
+            parts[word & last] += 1
+            word >>= eight
+            parts[other + (word & last)] += 1
+            word >>= eight
+    for p in range(whole * 8, levels.size):
+        parts[np.uint64(levels[p])] += 1
 
 
 @kernel

@@ -162,6 +162,78 @@ def test_look_ups_and_tallies(classes: int) -> None:
         np.testing.assert_array_equal(tally, expected)
 
 
+def check_ranges(bits: np.ndarray, first: int, edges: np.ndarray, classes: int, form: FloatFormat) -> bool:
+    """Ranges straight from values; whether they were written at all."""
+    rng = np.random.default_rng(len(edges))
+    keys = to_keys(bits.view(form.storage), form)[:, first : first + len(edges)]
+    group = rng.integers(0, classes, len(bits))
+    low, high = rng.random((2, classes, len(edges), edges.shape[1] + 2), np.float32)
+    low[..., -1], high[..., -1] = 0, 1
+    at = np.minimum(reference_codes(keys, edges, form), edges.shape[1] + 1)
+    tables = ranging.make_tables(low, high, edges, form.infinity)
+    # No result starts where a line of the cache does, nor beside the other.
+    pmin, pmax = (np.full(at.size + 3, 7, np.float32)[d : d + at.size].reshape(at.shape) for d in (1, 2))
+    done = ranging.fill_directly(bits, first, group, tables, pmin, pmax)
+    for found, table in ((pmin, low), (pmax, high)):
+        expected = table[group[:, None], np.arange(len(edges)), at] if done else np.full_like(found, 7)
+        np.testing.assert_array_equal(found, expected)
+        assert found.base is not None
+        np.testing.assert_array_equal(found.base[[0, -1]], 7)
+    return done
+
+
+@pytest.mark.parametrize("k", [0, 1, 36, 64, 65])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_ranges_from_values(form: FloatFormat, k: int) -> None:
+    rng = np.random.default_rng(k)
+    for number, (samples, nodes) in enumerate((*SHAPES, (9, 4200))):
+        first = 0 if number % 2 else 3
+        bits = nasty(rng, samples, nodes + first + number, form)
+        edges = edge_keys(rng, to_keys(bits.view(form.storage), form)[:, first : first + nodes], k, form)
+        assert check_ranges(bits, first, edges, 1, form) == (k <= ranging.FEW)
+        few = samples < 3 * ranging.FEWEST_ROWS
+        assert few or check_ranges(bits, first, edges, 3, form) == (k <= ranging.FEW)
+
+
+def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int, entries: int, g: int) -> bool:
+    """Tallies with nodes and values without a p-value; whether the levels fitted into bytes."""
+    codes = rng.integers(0, entries - 1, (samples, nodes)).astype(np.uint8)
+    codes[rng.random(codes.shape) < 0.1] = MISSING_CODE
+    group = rng.integers(0, classes, samples)
+    levels = rng.integers(0, g + 1, (classes, nodes, entries)).astype(np.uint16)
+    levels[rng.random(levels.shape) < 0.4] = g
+    levels[..., -1] = g + 1
+    levels[rng.random((classes, nodes)) < 0.1] = g + 1
+    rows = rng.permutation(samples)[: samples - samples // 3]
+    tally, expected = np.ones((2, samples, g + 2), np.int32)
+    made = tallying.make_levels(levels, g)
+    tallying.tally(codes, rows, group[rows], made, tally)
+    at = np.where(codes == MISSING_CODE, entries - 1, codes)
+    for i in rows:
+        np.add.at(expected[i], levels[group[i], np.arange(nodes), at[i]], 1)
+    np.testing.assert_array_equal(tally, expected)
+    return made.packed is not None
+
+
+@pytest.mark.parametrize("entries", [2, 3, 38, 129, 130, 256])
+@pytest.mark.parametrize("g", [1, 40, 255, 256])
+def test_tallies_from_levels(entries: int, g: int) -> None:
+    rng = np.random.default_rng(entries)
+    for samples, nodes in (*SHAPES, (9, 2100)):
+        for classes in (1, 3):
+            fits = g < 256 and entries <= tallying.MOST_CODES + 1
+            assert check_tally(rng, samples, nodes, classes, entries, g) == fits
+
+
+def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
+    levels = np.zeros((1, 3, 5), np.uint16)
+    assert tallying.make_levels(levels, 255).packed is None
+    levels[..., -1] = 256
+    assert tallying.make_levels(levels, 255).packed is not None
+    levels[0, 1, 2] = 256
+    assert tallying.make_levels(levels, 255).packed is None
+
+
 def run(code: str, **environment: str) -> None:
     """Run code in a process of its own, with this module's helpers."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -198,7 +270,9 @@ print("done")
 
 
 def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
-    code = PREPARE + "for case in cases: check(*case)\nprint('done')"
+    code = PREPARE + "for case in cases: check(*case)\n"
+    code += "assert all(check_ranges(*case[:3], 2, case[4]) for case in cases)\n"
+    code += "assert check_tally(rng, 61, 131, 2, 38, 255)\nprint('done')"
     run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,16 @@ import numpy as np
 
 from hpv.errors import InputError
 from hpv.floats import FloatFormat
+
+CACHED_CODES = 2**20
+"""Codes that are looked up while they are still in the caches."""
+CODED_SAMPLES = 256
+"""Samples that are encoded together."""
+
+
+def coded_samples(nodes: int) -> int:
+    """Samples whose codes are used before those of the next ones are made."""
+    return max(1, CACHED_CODES // max(nodes, 1) // CODED_SAMPLES) * CODED_SAMPLES
 
 
 @dataclass
@@ -65,9 +76,25 @@ class Backend(Protocol):
     ) -> None:
         """Write pmin and pmax (samples, n) from tables (groups, n, entries)."""
 
-    def tally(
-        self, codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: np.ndarray, tally: np.ndarray
+    def make_ranges(self, tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Any:
+        """Lay out pmin and pmax (groups, n, entries) of nodes with closed edge keys (n, k)."""
+
+    def ranges(
+        self,
+        coder: Any,
+        ranges: Any,
+        bits: np.ndarray,
+        first: int,
+        group: np.ndarray,
+        space: Callable[[tuple[int, int]], np.ndarray],
+        out: tuple[Any, Any],
     ) -> None:
+        """Write pmin and pmax (samples, n) of values; ``space`` gives memory for codes where they are needed."""
+
+    def make_levels(self, levels: np.ndarray, thresholds: int) -> Any:
+        """Lay out levels (groups, n, entries); ``thresholds + 1`` stands for no p-value."""
+
+    def tally(self, codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
         """Add the nodes of the chosen rows to their tallies (samples, thresholds + 2)."""
 
 

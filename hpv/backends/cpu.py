@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from hpv.backends import Counted
+from hpv.backends import Counted, coded_samples
 from hpv.floats import FloatFormat
 from hpv.kernels import coding, ranging, tallying
 
@@ -61,6 +62,37 @@ def look_up_ranges(
     ranging.look_up_ranges(codes, group, *tables, *out)
 
 
-def tally(codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: np.ndarray, tally: np.ndarray) -> None:
+def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Any:
     """See `Backend`."""
-    tallying.tally_levels(codes, rows, group, levels, tally)
+    return ranging.make_tables(*tables, edges, form.infinity)
+
+
+def ranges(
+    coder: Any,
+    ranges: Any,
+    bits: np.ndarray,
+    first: int,
+    group: np.ndarray,
+    space: Callable[[tuple[int, int]], np.ndarray],
+    out: tuple[Any, Any],
+) -> None:
+    """See `Backend`."""
+    if ranging.fill_directly(bits, first, group, ranges, *out):
+        return
+    samples, nodes = out[0].shape
+    step = coded_samples(nodes)
+    for start in range(0, samples, step):
+        part = slice(start, min(samples, start + step))
+        codes = space((part.stop - part.start, nodes))
+        coding.encode(bits[part], first, coder, codes)
+        ranging.look_up_ranges(codes, group[part], *ranges.pairs, out[0][part], out[1][part])
+
+
+def make_levels(levels: np.ndarray, thresholds: int) -> Any:
+    """See `Backend`."""
+    return tallying.make_levels(levels, thresholds)
+
+
+def tally(codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
+    """See `Backend`."""
+    tallying.tally(codes, rows, group, levels, tally)
