@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+import hpv
 from benchmarks.measuring import Options, Table, best, copy, half_relu, met, show
-from hpv.floats import FLOAT32, to_keys
+from hpv.floats import FLOAT32
 from hpv.kernels import coding, ranging, tallying
 from hpv.pvalues import outward, range_tables
 from hpv.scanning import GRID, grid, level_table
 
-EDGES = {10: 12, 32: 36, 254: 254}
-"""Edges of a node that has so many ordinary bins: the outer ones and a modal pair come on top, up to 254."""
+BINS = (10, 32, 254)
+"""Ordinary bins of the backgrounds whose edges are used."""
 TARGETS = {
     "count, 10 bins": 2.0,
     "count, 32 bins": 3.5,
@@ -54,13 +55,15 @@ def prepare(values: np.ndarray) -> dict[str, Callable[[], Any]]:
     bits, rows = values.view(np.int32), np.arange(len(values))
     codes, target = np.empty(values.shape, np.uint8), np.empty_like(values)
     calls: dict[str, Callable[[], Any]] = {"copy": partial(copy, values, target)}
-    edges = {bins: edge_keys(values[:4096], k) for bins, k in EDGES.items()}
-    for bins, keys in edges.items():
-        counter = coding.make_counter(keys, FLOAT32.infinity)
+    closed = {}
+    for bins in BINS:
+        background = hpv.fit(values[:4096], bins=bins, threads=1)
+        closed[bins] = background.closed("activations").edges
+        counter = coding.make_counter(background.layers["activations"].edges, FLOAT32.infinity)
         calls[f"count, {bins} bins"] = partial(coding.count, bits, 0, rows, counter)
-        coder = coding.make_coder(keys, FLOAT32.infinity)
+        coder = coding.make_coder(closed[bins], FLOAT32.infinity)
         calls[f"encode, {bins} bins"] = partial(coding.encode, bits, 0, coder, codes)
-    return calls | prepare_ends(values, edges[32])
+    return calls | prepare_ends(values, closed[32])
 
 
 def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[], Any]]:
@@ -86,12 +89,6 @@ def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[],
         "ranges, 32 bins": partial(ranging.fill_directly, bits, 0, none, tables, pmin, pmax),
         "encode and tally, 32 bins": tallies,
     }
-
-
-def edge_keys(values: np.ndarray, k: int) -> np.ndarray:
-    """Keys of k edges per node (n, k) at evenly spread ranks, several at a modal value."""
-    ranks = np.linspace(0, len(values) - 1, k).astype(int)
-    return np.ascontiguousarray(np.sort(to_keys(values, FLOAT32), axis=0)[ranks].T)
 
 
 def main() -> None:
