@@ -21,8 +21,6 @@ from hpv.kernels.lanes import (
     ROWS,
     Lanes,
     _address,
-    _first_lanes,
-    _masked,
     add_reached,
     count_reached,
     keep_highest,
@@ -30,6 +28,7 @@ from hpv.kernels.lanes import (
     load_keys,
     load_lanes,
     store_lanes,
+    write_bytes,
 )
 
 NODES = 32
@@ -236,29 +235,11 @@ def join(typing: Any, left: Any, right: Any) -> Any:
 def store_bytes(typing: Any, codes: Any, i: Any, first: Any, width: Any, height: Any, stack: Any) -> Any:
     """Write a stack to ``codes[i : i + height, first : first + width]``."""
     signature = types.void(codes, i, first, width, height, stack)
-    narrow = Lanes(8, NODES)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        codes, i, first, width, height, stack = arguments
-        columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, codes).shape, 1)
-        whole = builder.and_(
-            builder.icmp_signed(">=", width, width.type(NODES)), builder.icmp_signed(">=", height, height.type(ROWS))
-        )
-        values = [builder.trunc(builder.extract_value(stack, q), narrow.llvm) for q in range(ROWS)]
-        with builder.if_else(whole) as (plain, careful):
-            for block in (plain, careful):
-                with block:
-                    for q, value in enumerate(values):
-                        offset = builder.add(builder.mul(builder.add(i, i.type(q)), columns), first)
-                        address = _address(context, builder, signature.args[0], codes, offset)
-                        address = builder.bitcast(address, narrow.llvm.as_pointer())
-                        if block is plain:
-                            builder.store(value, address, align=1)
-                            continue
-                        present = builder.icmp_signed("<", height.type(q), height)
-                        mask = _first_lanes(builder, narrow, builder.select(present, width, width.type(0)))
-                        parts = [value, address, ir.IntType(32)(1), mask]
-                        _masked(builder, "store", narrow.llvm, ir.VoidType(), parts)
+        *place, stack = arguments
+        narrow = [builder.trunc(builder.extract_value(stack, q), Lanes(8, NODES).llvm) for q in range(ROWS)]
+        write_bytes(context, builder, signature.args[0], tuple(place), narrow)
         return context.get_dummy_value()
 
     return signature, generate

@@ -246,38 +246,50 @@ keep_lowest = _extreme("<", -1)
 keep_highest = _extreme(">", 0)
 
 
+def write_bytes(
+    context: Any, builder: ir.IRBuilder, kind: types.Array, place: tuple[Any, ...], rows: list[Any]
+) -> None:
+    """Write vectors of bytes, one per sample of a stack, to a C-contiguous matrix of this kind.
+
+    ``place``: the matrix, its first row and column there, and how many columns and rows may be written at most.
+    """
+    matrix, i, first, width, height = place
+    lanes = Lanes(8, rows[0].type.count)
+    columns = builder.extract_value(context.make_array(kind)(context, builder, matrix).shape, 1)
+    whole = builder.and_(
+        builder.icmp_signed(">=", width, width.type(lanes.count)),
+        builder.icmp_signed(">=", height, height.type(ROWS)),
+    )
+    with builder.if_else(whole) as (plain, careful):
+        for block in (plain, careful):
+            with block:
+                for q, value in enumerate(rows):
+                    offset = builder.add(builder.mul(builder.add(i, i.type(q)), columns), first)
+                    address = _address(context, builder, kind, matrix, offset)
+                    address = builder.bitcast(address, lanes.llvm.as_pointer())
+                    if block is plain:
+                        builder.store(value, address, align=1)
+                        continue
+                    present = builder.icmp_signed("<", height.type(q), height)
+                    mask = _first_lanes(builder, lanes, builder.select(present, width, width.type(0)))
+                    parts = [value, address, ir.IntType(32)(1), mask]
+                    _masked(builder, "store", lanes.llvm, ir.VoidType(), parts)
+
+
 @intrinsic
 def store_codes(typing: Any, codes: Any, i: Any, first: Any, width: Any, height: Any, stack: Any, keys: Any) -> Any:
     """Write a stack to ``codes[i : i + height, first : first + width]``; MISSING_CODE where the key is NaN's."""
     signature = types.void(codes, i, first, width, height, stack, keys)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        codes, i, first, width, height, stack, keys = arguments
-        lanes, bytes_ = signature.args[5].dtype, Lanes(8, signature.args[5].dtype.count)
-        columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, codes).shape, 1)
-        whole = builder.and_(
-            builder.icmp_signed(">=", width, width.type(lanes.count)),
-            builder.icmp_signed(">=", height, height.type(ROWS)),
-        )
+        *place, stack, keys = arguments
+        lanes = signature.args[5].dtype
         narrow = []
         for q in range(ROWS):
             missing = builder.icmp_signed("==", builder.extract_value(keys, q), lanes.lowest)
             filled = builder.select(missing, lanes.constant(255), builder.extract_value(stack, q))
-            narrow.append(builder.trunc(filled, bytes_.llvm))
-        with builder.if_else(whole) as (plain, careful):
-            for block in (plain, careful):
-                with block:
-                    for q, value in enumerate(narrow):
-                        offset = builder.add(builder.mul(builder.add(i, i.type(q)), columns), first)
-                        address = _address(context, builder, signature.args[0], codes, offset)
-                        address = builder.bitcast(address, bytes_.llvm.as_pointer())
-                        if block is plain:
-                            builder.store(value, address, align=1)
-                            continue
-                        present = builder.icmp_signed("<", height.type(q), height)
-                        mask = _first_lanes(builder, bytes_, builder.select(present, width, width.type(0)))
-                        parts = [value, address, ir.IntType(32)(1), mask]
-                        _masked(builder, "store", bytes_.llvm, ir.VoidType(), parts)
+            narrow.append(builder.trunc(filled, Lanes(8, lanes.count).llvm))
+        write_bytes(context, builder, signature.args[0], tuple(place), narrow)
         return context.get_dummy_value()
 
     return signature, generate
