@@ -310,7 +310,7 @@ def merge(backgrounds: Sequence[Background]) -> Background:
     >>> int(both.samples.sum())
     500
     """
-    parts = list(backgrounds)
+    parts = [backgrounds] if isinstance(backgrounds, Background) else list(backgrounds)
     if not parts:
         raise InputError("merge: no backgrounds were given; give at least one.")
     if not all(isinstance(part, Background) for part in parts):

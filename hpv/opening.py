@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -87,6 +88,12 @@ def fit_to_store(
 
 def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> tuple[Background, bool]:
     """Merge backgrounds into a store; the background, and whether it was there already."""
+    places = [os.path.realpath(path) for path in paths]
+    if len(set(places)) < len(places):
+        twice = next(str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1)
+        raise InputError(f"merge: {twice} is given twice; its samples would count double. Give every part once.")
+    if os.path.realpath(out) in places:
+        raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
     parts = [open_background(path) for path in paths]
     merged = merge(parts)
     request = {"command": "merge", "parts": sorted(part.fingerprint for part in parts)}

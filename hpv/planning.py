@@ -27,7 +27,7 @@ LARGEST_BLOCK = 4 * MIB
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
-SEGMENT = 4 * GIB
+SEGMENT = GIB
 """Bytes read between two times that a state may be saved."""
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""
@@ -60,7 +60,7 @@ def human(size: float) -> str:
     """Bytes as people read them."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} TiB"
 

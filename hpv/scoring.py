@@ -74,7 +74,7 @@ def prepare_score(
                          "against='pooled'.")  # fmt: skip
     wrong = [what for what in keep if what not in KEEP]
     if wrong:
-        raise InputError(f"keep={wrong[0]!r}: give codes, ranges, both or nothing.")
+        raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")
     full = background
     if layers is not None:
         background = background.select([layers] if isinstance(layers, str) else list(layers))

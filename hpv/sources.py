@@ -123,6 +123,8 @@ def _stored(name: str, array: StoredArray) -> Layer:
 def _open_array(name: str, source: Any, origin: str) -> Layer:
     """An array that is an object of this process."""
     module = type(source).__module__.partition(".")[0]
+    if isinstance(source, np.ma.MaskedArray):
+        raise InputError(f"{origin}: a masked array; fill it first, with NaN for what is masked: x.filled(np.nan).")
     if isinstance(source, np.ndarray):
         form = float_format(source.dtype, origin)
         return ArrayLayer(name, origin, _bits(source) if form is BFLOAT16 else source, form)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeVar
+
+from hpv.errors import StoppedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,7 +45,24 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int)
         return [function(item) for item in items]
     # A task is a call without arguments: Dask then does not look through them for collections.
     tasks = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
-    return list(dask.compute(*tasks, scheduler=None if chosen else "threads", num_workers=threads))
+    if chosen:
+        return list(dask.compute(*tasks, num_workers=threads))
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=lambda: setattr(_thread, "stop", stop)) as pool:
+        try:
+            return list(dask.compute(*tasks, scheduler="threads", pool=pool))
+        finally:
+            stop.set()  # after an error or an interrupt: nothing goes on behind the caller's back
+
+
+class _Thread(threading.local):
+    """What a thread must know."""
+
+    stop: threading.Event | None = None
+    """Set when its work is no longer wanted."""
+
+
+_thread = _Thread()
 
 
 def split(rows: slice, parts: int, step: int) -> list[slice]:
@@ -56,6 +76,8 @@ def split(rows: slice, parts: int, step: int) -> list[slice]:
 def blocks(rows: slice, step: int) -> Iterator[slice]:
     """A range of samples in blocks of ``step``."""
     for start in range(rows.start, rows.stop, step):
+        if _thread.stop is not None and _thread.stop.is_set():
+            raise StoppedError("stopped; run it again.")
         yield slice(start, min(rows.stop, start + step))
 
 

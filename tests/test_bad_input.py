@@ -331,7 +331,7 @@ def test_what_is_no_background(background):
         hpv.plan("score", VALUES, VALUES)
     with pytest.raises(hpv.InputError, match="background: NoneType; give what hpv.fit or hpv.open returned"):
         hpv.plan("score", VALUES)
-    with pytest.raises(hpv.InputError, match="keep='pvalues': give codes, ranges, both or nothing"):
+    with pytest.raises(hpv.InputError, match="keep='pvalues': give a list with codes, ranges, both of them, or none"):
         hpv.plan("score", VALUES, background, keep=("pvalues",))
 
 

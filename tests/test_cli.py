@@ -229,7 +229,8 @@ def test_merge_of_parts_is_the_fit_of_all(data: Data, tmp_path: Path) -> None:
 
     again = done("merge", second, first, "-o", both)
     assert "was complete already" in again.out
-    assert "another path" in refused("merge", first, first, "-o", both)
+    assert "given twice" in refused("merge", first, first, "-o", both)
+    assert "another path" in refused("merge", first, "-o", both)
     assert hpv.open(both).samples.sum() == 600
     done("merge", first, first, "-o", both, "--overwrite")
     assert hpv.open(both).samples.sum() == 500

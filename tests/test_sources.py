@@ -160,7 +160,9 @@ def test_a_mapping_of_everything(tmp_path: Path) -> None:
         assert layer.name == name
         np.testing.assert_allclose(layer.read(slice(3, 9), slice(2, 4)), flat[3:9, 2:4], rtol=1e-3)
     assert found.identity["layers"]["z"]["path"] == str(tmp_path / "x.zarr")
-    assert found.identity["layers"]["t"] == {"shape": [23, 12], "dtype": "float16"}
+    tensor = found.identity["layers"]["t"]
+    assert {"shape": tensor["shape"], "dtype": tensor["dtype"]} == {"shape": [23, 12], "dtype": "float16"}
+    assert len(tensor["values"]) == 32  # a hash: another tensor of this shape is another input
     json.dumps(found.identity)
     assert open_activations(found) is found
 

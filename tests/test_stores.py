@@ -193,6 +193,31 @@ def test_another_background_is_refused(tmp_path, data):
         found.get("right", "subset", "kolmogorov_smirnov")
 
 
+def test_other_values_are_another_input(tmp_path, data):
+    """Of an array in memory the values count, not the shape alone."""
+    background = hpv.fit(data)
+    hpv.score(background, data, tmp_path / "s")
+    with pytest.raises(hpv.OutputExistsError, match="values"):
+        hpv.score(background, {name: x + 5 for name, x in data.items()}, tmp_path / "s")
+
+
+def test_no_input_is_overwritten(tmp_path, data):
+    save_activations(tmp_path / "a", data)
+    background = hpv.fit(data)
+    background.save(tmp_path / "b")
+    for path in ("a", "b"):
+        with pytest.raises(hpv.OutputExistsError, match="only its own kind"):
+            hpv.score(background, tmp_path / "a", tmp_path / path, overwrite=True)
+    with pytest.raises(hpv.OutputExistsError, match="only its own kind"):
+        fit_to_store(prepare_fit(tmp_path / "a"), tmp_path / "a", overwrite=True)
+    with pytest.raises(hpv.InputError, match="one of the parts"):
+        merge_to_store([tmp_path / "b"], tmp_path / "b", overwrite=True)
+    with pytest.raises(hpv.InputError, match="given twice"):
+        merge_to_store([tmp_path / "b", tmp_path / "b"], tmp_path / "c")
+    assert hpv.open(tmp_path / "b").fingerprint == background.fingerprint
+    assert hpv.open(tmp_path / "a").samples == 900
+
+
 def test_ids_and_labels_travel(tmp_path, data, labels):
     ids = [f"image-{i:03}" for i in range(900)]
     save_activations(tmp_path / "a", data, labels=labels, ids=ids)

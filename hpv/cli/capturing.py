@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -99,6 +100,12 @@ def _find(spec: str) -> Callable[[], Any]:
         raise InputError(f"{place} has no {name}; it has {', '.join(known[:10]) or 'no function'}.")
     if not callable(found):
         raise InputError(f"{spec} is {_article(found)}; name a function.")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise InputError(f"{spec} is called without arguments, but {error}; name a function that needs none.") from None
+    except ValueError:
+        pass  # a compiled function, which says nothing of its arguments
     return found
 
 

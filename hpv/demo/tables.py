@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -85,13 +88,14 @@ def print_next_steps(console: Console, out: Path, folder: Path) -> None:
     """Where everything lies and what to type next."""
     background, scores = folder / "balanced.zarr", folder / "balanced-per-class.zarr"
     console.print(f"All figures: {out / 'areas.csv'}. Stores: {folder}. Look further:", highlight=False)
+    hpv = "hpv" if shutil.which("hpv") else f"{os.path.relpath(sys.prefix)}/bin/hpv"
     for command in (
-        f"hpv info {background}",
-        f"hpv top {scores} --n 20",
-        f"hpv top {scores} --n 3 --nodes --background {background}",
-        f"hpv plan fit {folder / 'background-activations.zarr'}",
-        f"hpv score {background} {folder / 'test-activations.zarr'} -o {folder / 'right-only.zarr'} --tail right",
-        f"hpv export {scores} -o {folder / 'scores.csv'}",
+        f"{hpv} info {background}",
+        f"{hpv} top {scores} --n 20",
+        f"{hpv} top {scores} --n 3 --nodes --background {background}",
+        f"{hpv} plan fit {folder / 'background-activations.zarr'}",
+        f"{hpv} score {background} {folder / 'test-activations.zarr'} -o {folder / 'right-only.zarr'} --tail right",
+        f"{hpv} export {scores} -o {folder / 'scores.csv'}",
     ):
         console.print(f"  {command}", soft_wrap=True, highlight=False)
 

@@ -73,6 +73,11 @@ class Output:
                 return cls(target, target, found, locks, complete=True)
             if difference is not None and not overwrite:
                 raise _exists(target, difference)
+            if found.get("format") != wanted["format"]:
+                raise OutputExistsError(
+                    f"{target} is {found.get('format')}, this would be {wanted['format']}; overwriting replaces only "
+                    "its own kind. Use another path."
+                )
             if difference is not None or found.get("complete") is True:
                 place = _beside(target, "new")
                 if found.get("complete") is not True:
