@@ -14,7 +14,7 @@ from hpv.background import Background, check_layers
 from hpv.errors import InputError
 from hpv.fitting import Block, check_labels, read_block
 from hpv.floats import FloatFormat, keys_as_float64
-from hpv.planning import LARGEST_BLOCK, thread_count
+from hpv.planning import GIB, LARGEST_BLOCK, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
 from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import prepare_score, run_score
@@ -157,7 +157,7 @@ def scan(
     """See `Background.scan`."""
     ready = prepare_score(
         background, x, statistics=(statistic,), tails=(tail,), forms=(form,), alphas=alphas, alpha_max=alpha_max,
-        layers=layers, labels=labels, against=against, keep=(),
+        layers=layers, labels=labels, against=against, keep=(), memory=max(GIB, 4 * background.state_bytes),
     )  # fmt: skip
     parts: list[Any] = []
     run_score(ready, streaming.Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))

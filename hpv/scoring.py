@@ -23,6 +23,8 @@ from hpv.sources import Activations, open_activations
 if TYPE_CHECKING:
     from hpv.scores import Scores
 
+KEPT_NODES = 65_536
+"""Tables of layers with up to so many nodes are kept for the next scan."""
 KEEP = ("codes", "ranges")
 
 Results = Mapping[tuple[str, str, str], Scored]
@@ -175,20 +177,24 @@ def segment_length(ready: Score) -> int:
 
 
 class _Tables:
-    """Tables of tiles; kept where there is one tile per layer, else made anew for every range of samples."""
+    """Tables of tiles: kept with the background where they are small, for this run where a layer is one tile."""
 
     def __init__(self, ready: Score, plans: Mapping[str, LayerPlan]) -> None:
         self.ready = ready
+        small = all(plan.nodes <= KEPT_NODES for plan in plans.values())
         self.keep = all(len(plan.tiles) == 1 for plan in plans.values())
-        self.kept: dict[str, Tables] = {}
+        self.kept: dict[tuple[str, ...], Any] = ready.background.kept if small else {}
 
     def get(self, name: str, tile: slice) -> Tables:
-        if name in self.kept:
-            return self.kept[name]
-        form = self.ready.source.layers[self.ready.pairs[name]].form
+        form, options = self.ready.source.layers[self.ready.pairs[name]].form, self.ready.options
+        asked = (options.alphas, repr(float(options.alpha_max)), *options.tails)
+        key = ("scan", name, f"{tile.start}:{tile.stop}", form.name, *asked)
+        if key in self.kept:
+            found: Tables = self.kept[key]
+            return found
         made = self.ready.scanner.tables(name, tile, form)
         if self.keep:
-            self.kept[name] = made
+            self.kept[key] = made
         return made
 
 
