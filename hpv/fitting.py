@@ -233,10 +233,10 @@ def propose_layers(source: Activations, plan: Plan, rule: Rule) -> Edges:
 
 def propose_layer(layer: Layer, plan: LayerPlan, ready: Fit, progress: streaming.Progress) -> LayerEdges:
     """Inner edges of a layer, tile of nodes after tile of nodes."""
-    parts = [_propose_tile(layer, plan, tile, ready, progress) for tile in plan.tiles]
+    parts = [_propose_tile(layer, plan, tile, ready, progress) for tile in plan.pilot_tiles]
     width = max(part.shape[1] for part in parts)
     keys = np.full((layer.shape[1], width), layer.form.unused, layer.form.key)
-    for tile, part in zip(plan.tiles, parts, strict=True):
+    for tile, part in zip(plan.pilot_tiles, parts, strict=True):
         keys[tile, : part.shape[1]] = part
     return LayerEdges(keys, layer.form)
 

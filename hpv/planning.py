@@ -133,6 +133,8 @@ class LayerPlan:
     """Ranges of nodes that are worked on one after the other."""
     pilot: tuple[slice, ...]
     """Runs of samples that edges are proposed from; empty where they are given."""
+    pilot_tiles: tuple[slice, ...]
+    """Ranges of nodes whose pilot is read and ordered at once; narrower, as all of the pilot is held."""
     block: int
     """Samples that a thread reads at once."""
     segments: tuple[slice, ...]
@@ -228,7 +230,7 @@ def plan_fit(
         # Per node: the ordered pilot keys and room for 252 edges; or packed edges and, in every thread, counters.
         proposing = (pilot_samples + 2 * 254) * itemsize
         counting = (count + 1) * (itemsize + workers * classes * (2 * itemsize + 8))
-        plan, need = _walk(layer, pilot, max(proposing, counting), workers, usable)
+        plan, need = _walk(layer, pilot, counting, workers, usable, proposing=proposing if pilot else 0)
         layers.append(plan)
         peak = max(peak, need)
     read = sum(layer.bytes_read for layer in layers)
@@ -303,6 +305,7 @@ def _walk(
     workers: int,
     usable: int,
     copies: float = 1.0,
+    proposing: float = 0,
 ) -> tuple[LayerPlan, int]:
     """Tiles of nodes and blocks of samples of one layer, and the bytes that they need."""
     samples, nodes = layer.shape
@@ -311,20 +314,16 @@ def _walk(
     # Blocks begin at borders of the chunks that are read and of those that are written, where they go together.
     both = math.lcm(chunk_rows, min(kept_chunks(nodes, samples)[0], samples)) if copies > 1 else chunk_rows
     share = usable // 2
-    width = min(nodes, max(1, int(share // per_node)))
-    if width < nodes:
-        if chunk_nodes <= width:  # whole chunks are read once
-            width = width // chunk_nodes * chunk_nodes
-        elif width >= 64:  # tiles of equal width
-            width = -(-nodes // -(-nodes // (width // 64 * 64)))
-            width = -(-width // 64) * 64
-    tiles = tuple(slice(at, min(nodes, at + width)) for at in range(0, nodes, width))
+    width, pilot_width = (_tile_width(nodes, share, each, chunk_nodes) for each in (per_node, proposing))
+    tiles, pilot_tiles = (
+        tuple(slice(at, min(nodes, at + one)) for at in range(0, nodes, one)) for one in (width, pilot_width)
+    )
     row = int(width * itemsize * copies)
     most = max(1, min(samples, share // workers // max(row, 1)))
     # Whole chunks are read once; only one that is too large for its share of memory is read in parts, each time whole.
     unit = next((unit for unit in (both, chunk_rows) if unit <= most), 1)
     rows = max(unit, min(most, LARGEST_BLOCK // max(width * itemsize, 1)) // unit * unit)
-    need = int(width * per_node) + workers * rows * row
+    need = max(int(width * per_node), int(pilot_width * proposing)) + workers * rows * row
     if need > usable:
         raise InputError(
             f"layer {layer.name}: {human(need)} are needed beside the state and {human(usable)} are left; "
@@ -332,7 +331,19 @@ def _walk(
         )
     per_segment = max(rows * workers, int(SEGMENT // max(width * itemsize, 1)) // rows * rows)
     segments = tuple(slice(at, min(samples, at + per_segment)) for at in range(0, samples, per_segment))
-    return LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), rows, segments), need
+    return LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), pilot_tiles, rows, segments), need
+
+
+def _tile_width(nodes: int, share: int, per_node: float, chunk_nodes: int) -> int:
+    """Nodes that a share of the memory holds at so many bytes each."""
+    width = nodes if per_node == 0 else min(nodes, max(1, int(share // per_node)))
+    if width < nodes:
+        if chunk_nodes <= width:  # whole chunks are read once
+            width = width // chunk_nodes * chunk_nodes
+        elif width >= 64:  # tiles of equal width
+            width = -(-nodes // -(-nodes // (width // 64 * 64)))
+            width = -(-width // 64) * 64
+    return width
 
 
 def plan(
