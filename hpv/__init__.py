@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     )
     from hpv.fitting import fit
     from hpv.opening import open
-    from hpv.pilot import Edges, edges
+    from hpv.pilot import Edges
     from hpv.planning import plan
+    from hpv.proposing import edges
     from hpv.scores import Scores
     from hpv.scoring import score
 
@@ -63,7 +64,7 @@ _MODULES = {
     "StoppedError": "hpv.errors",
     "StoreError": "hpv.errors",
     "capture": "hpv.capturing",
-    "edges": "hpv.pilot",
+    "edges": "hpv.proposing",
     "fit": "hpv.fitting",
     "merge": "hpv.background",
     "open": "hpv.opening",

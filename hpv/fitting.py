@@ -12,14 +12,13 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import Backend, get_backend
 from hpv.background import Background, LayerState, count_dtype, layer_edges
+from hpv.blocks import read_block
 from hpv.errors import DataError, InputError
 from hpv.floats import convert_keys
-from hpv.pilot import Edges, LayerEdges, Rule, check_edges, propose
+from hpv.pilot import Edges, LayerEdges, Rule, check_edges
 from hpv.planning import LayerPlan, Plan, plan_fit
+from hpv.proposing import propose_layer
 from hpv.sources import Activations, Layer, open_activations
-
-SORTED_TOGETHER = 16
-"""Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -217,100 +216,11 @@ def _edges_of(
     if kept is not None:
         progress.advance(plan.pilot_bytes)
         return kept
-    edges = propose_layer(layer, plan, ready, progress)
+    assert ready.rule is not None
+    edges = propose_layer(layer, plan, ready.rule, ready.plan.threads, progress)
     if checkpoint is not None:
         checkpoint.keep_edges(layer.name, edges)
     return edges
-
-
-def propose_layers(source: Activations, plan: Plan, rule: Rule) -> Edges:
-    """Inner edges of all layers."""
-    ready = Fit(source, rule, None, None, np.zeros(0, np.int64), 1, plan, get_backend("cpu"))
-    layers = zip(plan.layers, source.layers.values(), strict=True)
-    found = {layer.name: propose_layer(layer, part, ready, streaming.Quiet()) for part, layer in layers}
-    return Edges(found, rule)
-
-
-def propose_layer(layer: Layer, plan: LayerPlan, ready: Fit, progress: streaming.Progress) -> LayerEdges:
-    """Inner edges of a layer, tile of nodes after tile of nodes."""
-    parts = [_propose_tile(layer, plan, tile, ready, progress) for tile in plan.pilot_tiles]
-    width = max(part.shape[1] for part in parts)
-    keys = np.full((layer.shape[1], width), layer.form.unused, layer.form.key)
-    for tile, part in zip(plan.pilot_tiles, parts, strict=True):
-        keys[tile, : part.shape[1]] = part
-    return LayerEdges(keys, layer.form)
-
-
-def _propose_tile(layer: Layer, plan: LayerPlan, tile: slice, ready: Fit, progress: streaming.Progress) -> np.ndarray:
-    """Read the pilot of some nodes in one walk, and find their edges."""
-    from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
-
-    nodes, form, rule, threads = tile.stop - tile.start, layer.form, ready.rule, ready.plan.threads
-    assert rule is not None
-    total = sum(run.stop - run.start for run in plan.pilot)
-    packed = np.full(room_for(nodes, total, form.key), form.missing, form.key)
-    buffers = streaming.Buffers()
-    pieces = [part for run in plan.pilot for part in streaming.blocks(run, plan.block)]
-    starts = np.cumsum([0, *(part.stop - part.start for part in pieces)])
-
-    def read(numbers: slice) -> None:
-        for number in range(numbers.start, numbers.stop):
-            block = read_block(layer, pieces[number], tile, buffers)
-            pack_keys(block.bits, block.first, nodes, form.infinity, packed, int(starts[number]))
-            progress.advance(len(block.bits) * nodes * form.key.itemsize)
-
-    def place(blocks: slice) -> list[np.ndarray]:
-        parts = []
-        for some in streaming.blocks(blocks, SORTED_TOGETHER):
-            sort_lanes(packed[some])
-            last = min(nodes, some.stop * packed.shape[2])
-            count = last - some.start * packed.shape[2]
-            parts.append(propose(packed[some], count, form, rule, total == layer.shape[0]))
-        return parts
-
-    streaming.run(read, streaming.split(slice(0, len(pieces)), threads, 1), threads)
-    found = streaming.run(place, streaming.split(slice(0, len(packed)), threads, 1), threads)
-    parts = [part for several in found for part in several]
-    edges = np.full((nodes, max(part.shape[1] for part in parts)), form.unused, form.key)
-    at = 0
-    for part in parts:
-        edges[at : at + len(part), : part.shape[1]] = part
-        at += len(part)
-    return edges
-
-
-@dataclass(frozen=True)
-class Block:
-    """A rectangle of a layer in memory."""
-
-    bits: np.ndarray
-    """C-contiguous (samples, columns), the values viewed as signed integers."""
-    first: int
-    """Column of the first node asked for."""
-
-
-def read_block(layer: Layer, rows: slice, tile: slice, buffers: streaming.Buffers) -> Block:
-    """Some samples of some nodes; without a copy where they lie in memory."""
-    form = layer.form
-    if layer.in_memory:
-        whole = layer.read(rows, slice(0, layer.shape[1]))
-        if whole.flags.c_contiguous:
-            return Block(writable_view(whole, form.key), tile.start)
-    shape = (rows.stop - rows.start, tile.stop - tile.start)
-    out = layer.read(rows, tile, buffers.get("values", shape, form.storage))
-    return Block(writable_view(np.ascontiguousarray(out), form.key), 0)
-
-
-def writable_view(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The same memory as another type of the same width, in the native byte order.
-
-    A read-only array (a memory map) is shown as writable: a kernel is compiled once and does not write to its input.
-    """
-    if array.flags.writeable:
-        return array.view(dtype)
-    interface = dict(array.__array_interface__, data=(array.__array_interface__["data"][0], False), typestr=dtype.str)
-    holder = type("Memory", (), {"__array_interface__": interface, "array": array})()
-    return np.asarray(holder)
 
 
 def _count_layer(

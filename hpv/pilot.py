@@ -301,32 +301,3 @@ def _numbers(values: Any, layer: str) -> tuple[np.ndarray, FloatFormat]:
     # Floats of the formats stay as they are: a conversion by the processor may lose subnormals.
     form = FORMATS.get(array.dtype.name, FLOAT64)
     return array.astype(form.storage, copy=False), form
-
-
-def edges(
-    activations: Any,
-    *,
-    bins: int = 32,
-    binning: str = "balanced",
-    modal_fraction: Fraction | str | float = Fraction(1, 10),
-    pilot: int | Literal["auto"] | None = "auto",
-    memory: int | str | None = None,
-    threads: int | None = None,
-) -> Edges:
-    """Propose the inner edges of every node from a pilot of the samples, without counting.
-
-    ``activations``, ``bins``, ``binning``, ``modal_fraction``, ``pilot``, ``memory`` and ``threads`` are those of
-    `hpv.fit`, which proposes the same edges by itself. Rules: ``balanced`` (default), ``uniform`` (the rule of
-    arXiv:2312.08143) and ``quantile``.
-
-    >>> import numpy as np, hpv
-    >>> hpv.edges(np.arange(100.0).reshape(100, 1), bins=4, binning="quantile")["activations"]
-    array([[25., 50., 75.]])
-    """
-    from hpv.fitting import propose_layers
-    from hpv.planning import plan_fit
-    from hpv.sources import open_activations
-
-    rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
-    source = open_activations(activations)
-    return propose_layers(source, plan_fit(source, rule, memory=memory, threads=threads), rule)

@@ -13,8 +13,9 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
+from hpv.blocks import read_block
 from hpv.errors import HpvWarning, InputError
-from hpv.fitting import check_labels, read_block
+from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
 from hpv.planning import TALLY_SHARE, LayerPlan, Plan, plan_score
 from hpv.scanning import Scanner, ScanOptions, Scored, Tables, join

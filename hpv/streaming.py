@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from hpv.errors import StoppedError
 
+LINE = 64
+"""Bytes that a processor moves at once."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -91,8 +93,13 @@ class Buffers(threading.local):
         """An array of this shape; whatever the last one for this purpose held is lost."""
         import numpy as np
 
+        dtype = np.dtype(dtype)
         size = int(np.prod(shape))
-        flat = self.arrays.get((purpose, np.dtype(dtype)))
+        flat = self.arrays.get((purpose, dtype))
         if flat is None or flat.size < size:
-            flat = self.arrays[purpose, np.dtype(dtype)] = np.empty(size, dtype)
+            # From the start of a line of the cache: vectors that lie across two lines cost twice.
+            memory = np.empty(size * dtype.itemsize + LINE, np.uint8)
+            start = -memory.ctypes.data % LINE
+            flat = memory[start : start + size * dtype.itemsize].view(dtype)
+            self.arrays[purpose, dtype] = flat
         return flat[:size].reshape(shape)

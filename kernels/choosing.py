@@ -1,4 +1,4 @@
-"""Entries of tables by comparison alone: whatever reaches an edge takes that edge's entry instead.
+"""Entries of tables by comparison alone: whatever reaches a code takes that code's entry instead.
 
 As in ``lanes``, the lanes of a vector are nodes and a stack holds eight samples, so an entry is loaded once for eight.
 """
@@ -106,22 +106,6 @@ def repeat(typing: Any, entries: Any) -> Any:
 
 
 @intrinsic
-def take_reached(typing: Any, chosen: Any, keys: Any, edge: Any, entries: Any) -> Any:
-    """``entries`` where ``key >= edge``, else what was chosen before."""
-    signature = chosen(chosen, keys, edge, entries)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        chosen, keys, edge, entries = arguments
-        stack = []
-        for q in range(ROWS):
-            reached = builder.icmp_signed(">=", builder.extract_value(keys, q), edge)
-            stack.append(builder.select(reached, entries, builder.extract_value(chosen, q)))
-        return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
-
-
-@intrinsic
 def take_from(typing: Any, chosen: Any, codes: Any, code: Any, entries: Any) -> Any:
     """``entries`` where the unsigned code is ``code`` or more, else what was chosen before."""
     signature = chosen(chosen, codes, code, entries)
@@ -147,41 +131,6 @@ def join_codes(typing: Any, codes: Any, marks: Any) -> Any:
         codes, marks = arguments
         stack = [builder.or_(builder.extract_value(codes, q), marks) for q in range(ROWS)]
         return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
-
-
-@intrinsic
-def fill_missing(typing: Any, chosen: Any, keys: Any, value: Any) -> Any:
-    """The integer ``value`` where the key is NaN's, else what was chosen."""
-    signature = chosen(chosen, keys, value)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        chosen, keys, value = arguments
-        filled = _splat(builder, signature.args[0].dtype, value)
-        stack = []
-        for q in range(ROWS):
-            missing = builder.icmp_signed("==", builder.extract_value(keys, q), signature.args[1].dtype.lowest)
-            stack.append(builder.select(missing, filled, builder.extract_value(chosen, q)))
-        return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
-
-
-@intrinsic
-def store_stack(typing: Any, buffer: Any, at: Any, step: Any, stack: Any) -> Any:
-    """Write a stack to a buffer from item ``at`` on, ``step`` items from sample to sample."""
-    signature = types.void(buffer, at, step, stack)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        buffer, at, step, stack = arguments
-        lanes = signature.args[3].dtype
-        for q in range(ROWS):
-            offset = builder.add(at, builder.mul(step, step.type(q)))
-            place = _address(context, builder, signature.args[0], buffer, offset)
-            place = builder.bitcast(place, lanes.llvm.as_pointer())
-            builder.store(builder.extract_value(stack, q), place, align=lanes.bits // 8)
-        return context.get_dummy_value()
 
     return signature, generate
 
@@ -220,36 +169,6 @@ def mark_missing_level(typing: Any, levels: Any, codes: Any, level: Any) -> Any:
         return context.make_tuple(builder, signature.return_type, stack)
 
     return signature, generate
-
-
-@intrinsic
-def stream_lanes(typing: Any, array: Any, row: Any, column: Any, buffer: Any, at: Any) -> Any:
-    """Write a vector of a buffer past the caches to ``array[row, column]``, which must be where a cache line starts."""
-    lanes = _lanes_of(buffer)
-    signature = types.void(array, row, column, buffer, at)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        array, row, column, buffer, at = arguments
-        columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, array).shape, 1)
-        source = _address(context, builder, signature.args[3], buffer, at)
-        place = _address(context, builder, signature.args[0], array, builder.add(builder.mul(row, columns), column))
-        value = builder.load(builder.bitcast(source, lanes.llvm.as_pointer()), typ=lanes.llvm, align=lanes.bits // 8)
-        store = builder.store(value, builder.bitcast(place, lanes.llvm.as_pointer()), align=64)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def fence(typing: Any) -> Any:
-    """Whatever was written before is seen by other threads."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
 
 
 def _compresses_bytes(context: Any) -> bool:

@@ -20,6 +20,7 @@ from hpv.kernels.lanes import (
     LANE_BYTES,
     ROWS,
     add_reached,
+    aligned,
     count_reached,
     keep_highest,
     keep_lowest,
@@ -29,8 +30,8 @@ from hpv.kernels.lanes import (
     store_codes,
     store_lanes,
 )
-from hpv.kernels.searching import TILE_ROWS, tree_vectors
-from hpv.kernels.tiles import aligned, count_many, encode_many, make_space
+from hpv.kernels.searching import GROUP, tree_vectors
+from hpv.kernels.tiles import STREAMED_CODES, count_many, encode_many, space_of_thread
 
 # Comparisons of a vector that are still faster than a bisection, by bytes of a key; for float32 on a grid (grid.py).
 FEW = {2: 56, 4: 20, 8: 20}
@@ -98,8 +99,10 @@ def encode(bits: np.ndarray, first: int, coder: Coder, codes: np.ndarray) -> Non
     elif not coder.levels:
         encode_few(bits, first, coder.table, coder.infinity, codes)
     else:
-        rows = padded_rows(np.arange(len(bits)), TILE_ROWS)
-        encode_many(bits, first, rows, coder.table, coder.levels, coder.infinity, make_space(bits.dtype), codes)
+        rows = padded_rows(np.arange(len(bits)), GROUP)
+        start = line_start(codes) if codes.nbytes > STREAMED_CODES else -1
+        what, space = (coder.table, coder.levels, coder.infinity), space_of_thread(bits.dtype)
+        encode_many(bits, first, rows, *what, space, codes, start)
 
 
 def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
@@ -123,8 +126,8 @@ class Accumulation:
         """``width``: nodes with room, as the kernels want them."""
         self.counter = counter
         self.survivors = np.zeros((counter.nodes, counter.edges), np.int64)
-        self.lowest = np.full(width, np.iinfo(dtype).max, dtype)
-        self.highest = np.full(width, np.iinfo(dtype).min, dtype)
+        self.lowest = aligned((width,), dtype, np.iinfo(dtype).max)
+        self.highest = aligned((width,), dtype, np.iinfo(dtype).min)
         self.rows = 0
         """Rows since the small counters were emptied."""
 
@@ -168,7 +171,7 @@ class _OneByOne(Accumulation):
     def __init__(self, counter: Coder, dtype: np.dtype) -> None:
         blocks, _, lanes = counter.table.shape
         super().__init__(counter, dtype, blocks * lanes)
-        self.part = np.zeros_like(counter.table)
+        self.part = aligned(counter.table.shape, dtype, 0)
         self.numbers = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
@@ -192,8 +195,8 @@ class _OnGrid(Accumulation):
         assert counter.grid is not None
         self.grid = counter.grid
         super().__init__(counter, dtype, len(self.grid.low))
-        self.in_cells, self.in_full = np.zeros_like(self.grid.cells), np.zeros_like(self.grid.full)
-        self.numbers = np.zeros_like(self.grid.low)
+        small = (self.grid.cells, self.grid.full, self.grid.low)
+        self.in_cells, self.in_full, self.numbers = (aligned(one.shape, one.dtype, 0) for one in small)
         self.counted = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
@@ -212,21 +215,24 @@ class _OnGrid(Accumulation):
 
 
 class _ByTree(Accumulation):
-    """Bisection."""
+    """Bisection, and a counter per code."""
 
     def __init__(self, counter: Coder, dtype: np.dtype) -> None:
         super().__init__(counter, dtype, counter.nodes)
-        self.missing = np.zeros(counter.nodes, np.int64)
-        self.seen = 0
-        self.space = make_space(dtype)
+        self.part = aligned((counter.nodes, 1 << len(counter.levels)), np.uint16, 0)
+        self.numbers = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        chosen = padded_rows(rows, TILE_ROWS)
-        what = (self.counter.table, self.counter.levels, self.counter.infinity)
-        state = (self.survivors, self.missing, self.lowest, self.highest)
-        count_many(bits, first, chosen, *what, self.space, *state)
-        self.missing -= len(chosen) - len(rows)
-        self.seen += len(rows)
+        what = (self.counter.table, self.counter.levels, self.counter.infinity, space_of_thread(bits.dtype))
+        state = (self.part.reshape(-1), self.lowest, self.highest)
+        count_many(bits, first, self.counter.nodes, padded_rows(rows, GROUP), *what, *state)
+
+    def _empty(self) -> None:
+        # The highest code is NaN's.
+        above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
+        self.numbers += above[:, 0]
+        self.survivors += above[:, 1 : self.counter.edges + 1]
+        self.part[:] = 0
 
     def _extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest keys; the highest was kept as key + 1."""
@@ -234,7 +240,12 @@ class _ByTree(Accumulation):
         return self.lowest, np.where(self.highest > least, self.highest - (self.highest > least), least)
 
     def _counted(self) -> np.ndarray:
-        return self.seen - self.missing
+        return self.numbers
+
+
+def line_start(array: np.ndarray) -> int:
+    """The first item of a C-contiguous array where a line of the cache starts."""
+    return -array.ctypes.data % LANE_BYTES // array.itemsize
 
 
 def padded_rows(rows: np.ndarray, height: int) -> np.ndarray:

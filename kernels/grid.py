@@ -22,6 +22,7 @@ from hpv.kernels.lanes import (
     Lanes,
     _address,
     add_reached,
+    aligned,
     count_reached,
     keep_highest,
     keep_lowest,
@@ -82,12 +83,12 @@ def lay_out(edges: np.ndarray) -> Grid:
     n, k = edges.shape
     blocks = -(-n // NODES)
     width = blocks * NODES
-    low, high, shift = np.zeros(width, np.int32), np.zeros(width, np.int32), np.zeros(width, np.int32)
+    low, high, shift = (aligned((width,), np.int32, 0) for _ in range(3))
     places = np.full((n, k), NO_PLACE, np.int64)
     cell_slots, full_slots = np.zeros(blocks + 1, np.int64), np.zeros(blocks + 1, np.int64)
     _choose(edges, low, high, shift, places, cell_slots, full_slots)
-    cells = np.full((cell_slots[-1], NODES), NEVER, np.int16)
-    full = np.full((full_slots[-1], NODES), NO_EDGE, np.int32)
+    cells = aligned((cell_slots[-1], NODES), np.int16, NEVER)
+    full = aligned((full_slots[-1], NODES), np.int32, NO_EDGE)
     _fill(edges, low, shift, places, cells, full)
     return Grid(cells, cell_slots, full, full_slots, low, high, shift, places)
 

@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
 LANE_BYTES = 64
 ROWS = 8
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype | type, value: int | None = None) -> np.ndarray:
+    """An array from the start of a line of the cache on, because vectors that lie across two lines cost twice.
+
+    Filled with ``value``, or with whatever was there.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + LANE_BYTES, np.uint8)
+    start = -memory.ctypes.data % LANE_BYTES
+    array = memory[start : start + size].view(dtype).reshape(shape)
+    if value is not None:
+        array[...] = value
+    return array
 
 
 class Lanes(types.Type):

@@ -18,7 +18,7 @@ import numpy as np
 from hpv.kernels import coding, ranging
 from hpv.kernels.compiling import parallel_kernel
 from hpv.kernels.grid import encode_grid
-from hpv.kernels.searching import TILE_ROWS
+from hpv.kernels.searching import GROUP
 from hpv.kernels.tiles import Space, encode_many, make_space
 
 _lock = threading.Lock()
@@ -60,7 +60,7 @@ def encode(bits: np.ndarray, first: int, coder: coding.Coder, codes: np.ndarray,
             encode_few_parts(bits, first, borders, coder.table, coder.infinity, codes)
             return
         longest = int(np.diff(borders).max())
-        rows = np.full((count, -(-longest // TILE_ROWS) * TILE_ROWS), -1)
+        rows = np.full((count, -(-longest // GROUP) * GROUP), -1)
         for part, height in enumerate(np.diff(borders)):
             rows[part, :height] = np.arange(height)
         spaces = Space(*(np.stack(arrays) for arrays in zip(*[make_space(bits.dtype)] * count, strict=True)))
@@ -109,7 +109,7 @@ def encode_many_parts(bits, first, borders, rows, trees, levels, infinity, space
     for p in numba.prange(borders.size - 1):
         space = Space(spaces.keys[p], spaces.square[p], spaces.codes[p], spaces.lines[p])
         part, target = bits[borders[p] : borders[p + 1]], codes[borders[p] : borders[p + 1]]
-        encode_many(part, first, rows[p], trees, levels, infinity, space, target)
+        encode_many(part, first, rows[p], trees, levels, infinity, space, target, -1)
 
 
 @parallel_kernel

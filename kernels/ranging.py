@@ -1,10 +1,10 @@
 """From values or codes to p-value ranges.
 
-With few edges straight from the values: they are compared with one edge after the other, and whatever reaches it takes
-that edge's range. Else by a look-up per code.
+Many samples: straight from values, with a bisection and look-ups in registers. Few samples, and processors that cannot
+look up in registers: by a look-up per code, in memory.
 
-Shapes: s = samples, N = columns of the block in memory, n = nodes, c = classes, k = edges, l = lanes, b = ceil(n / l),
-r = chosen rows, filled up with -1, t = k + 2 = entries of a node's table (codes 0..t-2, the last one for NaN).
+Shapes: s = samples, N = columns of the block in memory, n = nodes, c = classes, k = edges,
+t = k + 2 = entries of a node's table (codes 0..t-2, the last one for NaN), e = the same as the search trees have them.
 """
 
 from __future__ import annotations
@@ -14,44 +14,28 @@ from typing import NamedTuple
 import numpy as np
 
 from hpv.kernels import coding
-from hpv.kernels.choosing import (
-    fence,
-    fill_missing,
-    load_entries,
-    repeat,
-    store_stack,
-    stream_lanes,
-    take_reached,
-)
 from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, ROWS, load_keys
-from hpv.kernels.tiles import aligned
+from hpv.kernels.lanes import LANE_BYTES, aligned
+from hpv.kernels.searching import GROUP, looks_up_in_registers
+from hpv.kernels.tiles import range_many, space_of_thread
 
-# Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
-TILE_NODES = 128
-TILE_ROWS = 64
+# Samples of one class that are worth a group of their own.
+FEWEST_ROWS = 16
 # Nodes whose answers are collected before they are written.
 PIECE = 1024
-# More edges than these are searched, and their ranges looked up.
-FEW = 64
-# Samples of one class that are worth a pass of their own.
-FEWEST_ROWS = 4
-# Nodes that are worked on before their ranges are written, in the order in which they lie in memory.
-STREAMED_NODES = 4096
-# A line of the cache holds so many ranges.
-LINE = LANE_BYTES // 4
-ONE = int(np.float32(1).view(np.int32))
 
 
 class RangeTables(NamedTuple):
     """What turns values of n nodes into their p-value ranges; made once, used for many blocks."""
 
     pairs: tuple[np.ndarray, np.ndarray]
-    """pmin and pmax by class, node and code (c, n, t), for look-ups."""
-    edges: np.ndarray | None
-    """Edge keys, packed (b, k, l); None where ranges are looked up."""
+    """pmin and pmax by class, node and code (c, n, t), for look-ups in memory."""
+    trees: np.ndarray | None
+    """Edge keys as search trees; None where look-ups in registers are not to be had."""
+    levels: tuple[int, ...]
+    """Their levels."""
     low: np.ndarray
-    """Bits of pmin by class and code, packed (c, b, k + 1, l)."""
+    """Bits of pmin by class, node and code (c, n', e), for whole vectors of nodes; the last entry is NaN's."""
     high: np.ndarray
     """The same of pmax."""
     infinity: int
@@ -61,23 +45,23 @@ class RangeTables(NamedTuple):
 def make_tables(low: np.ndarray, high: np.ndarray, edges: np.ndarray, infinity: int) -> RangeTables:
     """Tables of pmin and pmax (c, n, t) for nodes with these edge keys (n, k); the last entries are 0 and 1."""
     pairs = pair_tables(low, high)
-    if low.dtype != np.float32 or edges.shape[1] > FEW:
-        nothing = np.empty((0, 0, 0, 0), np.int32)
-        return RangeTables(pairs, None, nothing, nothing, infinity)
-    lanes = LANE_BYTES // edges.dtype.itemsize
-    one, two = (pack_entries(np.ascontiguousarray(table[:, :, :-1]).view(np.int32), lanes) for table in (low, high))
-    return RangeTables(pairs, coding.pack_edges(edges), one, two, infinity)
+    if not looks_up_in_registers():
+        nothing = np.empty((0, 0, 0), np.int32)
+        return RangeTables(pairs, None, (), nothing, nothing, infinity)
+    trees, levels = coding.plant_trees(edges)
+    wide = [spread(table, 1 << len(levels)) for table in (low, high)]
+    return RangeTables(pairs, trees, levels, wide[0], wide[1], infinity)
 
 
-def pack_entries(tables: np.ndarray, lanes: int) -> np.ndarray:
-    """Tables (c, n, t) as packed blocks (c, b, t, l); 0 beyond the last node."""
-    classes, n, entries = tables.shape
-    blocks = -(-n // lanes)
-    padded = np.zeros((classes, blocks * lanes, entries), tables.dtype)
-    padded[:, :n] = tables
-    packed = aligned((classes, blocks, entries, lanes), tables.dtype)
-    packed[:] = padded.reshape(classes, blocks, lanes, entries).transpose(0, 1, 3, 2)
-    return packed
+def spread(table: np.ndarray, entries: int) -> np.ndarray:
+    """Bits of a table (c, n, t) with more entries, the last one of them being the table's last."""
+    classes, n, t = table.shape
+    lanes = LANE_BYTES // table.itemsize
+    bits = np.dtype(f"i{table.itemsize}")
+    wide = aligned((classes, -(-n // lanes) * lanes, entries), bits)
+    as_bits = np.ascontiguousarray(table).view(bits)
+    wide[:, :n, : t - 1], wide[:, :n, -1] = as_bits[:, :, :-1], as_bits[:, :, -1]
+    return wide
 
 
 def fill_directly(
@@ -88,16 +72,17 @@ def fill_directly(
     False, and nothing is written, where the ranges have to be looked up by their codes.
     """
     present = np.unique(classes)
-    if tables.edges is None or len(classes) < FEWEST_ROWS * len(present) * (len(tables.low) > 1):
+    if tables.trees is None or len(classes) < FEWEST_ROWS * len(present):
         return False
     if not all(out.flags.c_contiguous and out.flags.aligned for out in (pmin, pmax)):
         return False
-    targets = pmin.view(np.int32), pmax.view(np.int32)
-    starts = [-(out.ctypes.data // 4) % LINE for out in (pmin, pmax)]
+    targets = [out.reshape(-1).view(tables.low.dtype) for out in (pmin, pmax)]
+    starts = tuple(coding.line_start(target) for target in targets)
+    space = space_of_thread(bits.dtype)
     for c in present:
-        rows = coding.padded_rows(np.flatnonzero(classes == c), ROWS)
-        what = tables.edges, tables.infinity, tables.low[c], tables.high[c]
-        choose_ranges(bits, first, rows, *what, ONE, *targets, *starts)
+        rows = coding.padded_rows(np.flatnonzero(classes == c), GROUP)
+        what = tables.trees, tables.levels, tables.infinity, space, tables.low[c], tables.high[c]
+        range_many(bits, first, pmin.shape[1], rows, *what, *targets, starts)
     return True
 
 
@@ -105,57 +90,6 @@ def pair_tables(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Copies of two tables whose entries lie side by side, as they are read: a look-up misses the caches once."""
     pairs = np.stack([low, high], axis=-1)
     return pairs[..., 0], pairs[..., 1]
-
-
-@kernel
-def choose_ranges(bits, first, rows, edges, infinity, low, high, certain, pmin, pmax, pmin_start, pmax_start):
-    # (s, N), (r,), (b, k, l), (b, k + 1, l), (b, k + 1, l) -> (s, n), (s, n)
-    """Ranges of the chosen rows as bits of float32; ``certain`` are those of 1, the pmax of NaN.
-
-    ``pmin_start`` and ``pmax_start`` are the items of the results before the first whole line of the cache.
-    """
-    nodes = pmin.shape[1]
-    blocks, k, lanes = edges.shape
-    step = min(blocks * lanes, STREAMED_NODES) + LINE
-    one, two = np.empty(ROWS * step, np.int32), np.empty(ROWS * step, np.int32)
-    for j0 in range(0, nodes, STREAMED_NODES):
-        j1 = min(nodes, j0 + STREAMED_NODES)
-        for i in range(0, rows.size, ROWS):
-            for j in range(j0, j1, lanes):
-                keys = load_keys(bits, rows, i, first + j, nodes - j, infinity)
-                at = j * k
-                entry = at + j
-                lowest = repeat(load_entries(low, entry, keys))
-                highest = repeat(load_entries(high, entry, keys))
-                for _ in range(k):
-                    entry += lanes
-                    edge = load_entries(edges, at, keys)
-                    lowest = take_reached(lowest, keys, edge, load_entries(low, entry, keys))
-                    highest = take_reached(highest, keys, edge, load_entries(high, entry, keys))
-                    at += lanes
-                store_stack(one, j - j0, step, fill_missing(lowest, keys, 0))
-                store_stack(two, j - j0, step, fill_missing(highest, keys, certain))
-            for q in range(ROWS):
-                if rows[i + q] >= 0:
-                    stream_row(one[q * step : q * step + j1 - j0], pmin, rows[i + q], j0, pmin_start)
-            for q in range(ROWS):
-                if rows[i + q] >= 0:
-                    stream_row(two[q * step : q * step + j1 - j0], pmax, rows[i + q], j0, pmax_start)
-    fence()
-
-
-@kernel
-def stream_row(items, array, row, column, start):  # (m,) -> (s, n)
-    """Write items to ``array[row, column:]``; whole lines of the cache go past it, which saves reading them first."""
-    head = min((start - row * array.shape[1] - column) % LINE, items.size)
-    tail = head + (items.size - head) // LINE * LINE
-    target = array[row, column : column + items.size]
-    for c in range(head):
-        target[c] = items[c]
-    for c in range(head, tail, LINE):
-        stream_lanes(array, row, column + c, items, c)
-    for c in range(tail, items.size):
-        target[c] = items[c]
 
 
 @kernel

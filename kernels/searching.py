@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from hpv.kernels.lanes import LANE_BYTES, Lanes, _address, _keys, _lanes_of, _splat
@@ -18,14 +18,9 @@ from hpv.kernels.rules import MISSING_CODE
 
 # Processors shuffle within blocks of this size, and such blocks, in one step.
 BLOCK_BYTES = 16
-# Samples whose codes fill one vector.
+# Samples whose codes fill one vector: so many are worked on at once.
 GROUP = 64
 BYTES = Lanes(8, GROUP)
-# Samples of a node that are worked on at once.
-TILE_ROWS = 256
-# From a node's keys or codes to the next one's; more than a tile, so that they do not all meet in the same lines of
-# the nearest cache.
-STRIDE = TILE_ROWS + 64
 # Nodes whose codes are transposed at once.
 CODE_NODES = 16
 INT32 = ir.IntType(32)
@@ -85,11 +80,18 @@ def _transpose(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
     return [columns[q][c] for c in range(count // block) for q in range(block)]
 
 
+def stride(lanes: int) -> int:
+    """From a node's keys to the next one's: an odd number of lines, so that they do not all meet in the same lines of
+    the nearest cache.
+    """
+    return GROUP + lanes
+
+
 @intrinsic
 def pack(typing: Any, bits: Any, rows: Any, r: Any, column: Any, infinity: Any, keys: Any, at: Any) -> Any:
     """Keys of a square: l nodes from ``column`` on of l samples, ``rows[r]``, ``rows[r + GROUP // l]``, ...
 
-    The keys of a node go to ``keys`` side by side, from ``at`` on, STRIDE from node to node. The samples skip in
+    The keys of a node go to ``keys`` side by side, from ``at`` on, ``stride(l)`` from node to node. The samples skip in
     this way because ``search`` joins the codes of several vectors byte by byte.
     """
     lanes = _lanes_of(bits)
@@ -107,7 +109,7 @@ def pack(typing: Any, bits: Any, rows: Any, r: Any, column: Any, infinity: Any, 
             value = _load(builder, _address(context, builder, signature.args[0], bits, offset), lanes)
             square.append(_keys(builder, lanes, value, at_most, lanes.highest))
         for q, samples in enumerate(_transpose(builder, square)):
-            offset = builder.add(at, at.type(q * STRIDE))
+            offset = builder.add(at, at.type(q * stride(lanes.count)))
             _store(builder, _address(context, builder, signature.args[5], keys, offset), samples)
         return context.get_dummy_value()
 
@@ -142,6 +144,11 @@ _SUFFIXES = {16: ("hi", "hi"), 32: ("si", "d"), 64: ("di", "q")}
 def _looks_up_in_registers(context: Any) -> bool:
     features = str(context.codegen().magic_tuple()[2]).split(",")
     return "+avx512bw" in features and "+avx512f" in features
+
+
+def looks_up_in_registers() -> bool:
+    """Whether this processor does."""
+    return _looks_up_in_registers(cpu_target.target_context)
 
 
 def _pick(builder: ir.IRBuilder, lanes: Lanes, table: list[Any], place: Any, reached: list[Any]) -> Any:
@@ -222,27 +229,15 @@ def mark_missing(typing: Any, codes: Any, levels: Any) -> Any:
 
 
 @intrinsic
-def count_from(typing: Any, codes: Any, code: Any) -> Any:
-    """How many of the codes are ``code`` or more."""
-    signature = types.int64(codes, code)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        reached = builder.icmp_unsigned(">=", arguments[0], _splat(builder, BYTES, arguments[1]))
-        return builder.ctpop(builder.bitcast(reached, INT64))
-
-    return signature, generate
-
-
-@intrinsic
 def extremes(typing: Any, keys: Any, at: Any) -> Any:
-    """The lowest of TILE_ROWS keys and the highest of the keys + 1, which wraps NaN around to the lowest integer."""
+    """The lowest of GROUP keys and the highest of the keys + 1, which wraps NaN around to the lowest integer."""
     lanes = _lanes_of(keys)
     signature = types.UniTuple(keys.dtype, 2)(keys, at)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         keys, at = arguments
         low, high = [], []
-        for v in range(0, TILE_ROWS, lanes.count):
+        for v in range(0, GROUP, lanes.count):
             place = _address(context, builder, signature.args[0], keys, builder.add(at, at.type(v)))
             low.append(_load(builder, place, lanes))
             high.append(builder.add(low[-1], lanes.constant(1)))
@@ -271,48 +266,87 @@ def store_codes(typing: Any, buffer: Any, at: Any, codes: Any) -> Any:
 
 
 @intrinsic
-def transpose_codes(typing: Any, buffer: Any, at: Any, step: Any, lines: Any, to: Any, width: Any) -> Any:
-    """GROUP codes of CODE_NODES nodes, ``step`` from node to node, become lines of one sample each, ``width`` apart."""
-    signature = types.void(buffer, at, step, lines, to, width)
+def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width: Any) -> Any:
+    """GROUP codes of CODE_NODES nodes, node after node, become lines of one sample each, ``width`` apart."""
+    signature = types.void(codes, at, lines, to, width)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        buffer, at, step, lines, to, width = arguments
+        codes, at, lines, to, width = arguments
         rows = []
         for q in range(CODE_NODES):
-            offset = builder.add(at, builder.mul(step, step.type(q)))
-            rows.append(_load(builder, _address(context, builder, signature.args[0], buffer, offset), BYTES))
+            offset = builder.add(at, at.type(q * GROUP))
+            rows.append(_load(builder, _address(context, builder, signature.args[0], codes, offset), BYTES))
         for q, row in enumerate(_interleave(builder, rows, CODE_NODES)):
             for c in range(GROUP // CODE_NODES):
                 line = _shuffle(builder, row, row, list(range(c * CODE_NODES, (c + 1) * CODE_NODES)))
                 offset = builder.add(to, builder.mul(width, width.type(c * CODE_NODES + q)))
-                _store(builder, _address(context, builder, signature.args[3], lines, offset), line)
+                _store(builder, _address(context, builder, signature.args[2], lines, offset), line)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _fetching(write: int) -> Any:
-    """An operation that asks for items of a row before they are needed."""
-
-    @intrinsic
-    def fetch(typing: Any, array: Any, row: Any, column: Any, count: Any) -> Any:
-        signature = types.void(array, row, column, count)
-
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            array, row, column, count = arguments
-            columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, array).shape, 1)
-            start = builder.add(builder.mul(row, columns), column)
-            step = LANE_BYTES * 8 // signature.args[0].dtype.bitwidth
-            with cgutils.for_range_slice(builder, count.type(0), count, count.type(step)) as (offset, _):
-                place = _address(context, builder, signature.args[0], array, builder.add(start, offset))
-                place = builder.bitcast(place, ir.IntType(8).as_pointer())
-                _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, INT32(write), INT32(2), INT32(1)])
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return fetch
+def _pick_entry(builder: ir.IRBuilder, lanes: Lanes, table: list[Any], place: Any) -> Any:
+    """``table[place]``, the table spread over two or more vectors: one permutation per two, then halvings."""
+    name = f"llvm.x86.avx512.vpermi2var.{_SUFFIXES[lanes.bits][1]}.512"
+    parts = [_call(builder, name, lanes.llvm, [a, place, b]) for a, b in zip(table[::2], table[1::2], strict=True)]
+    bit = 2 * lanes.count
+    while len(parts) > 1:
+        upper = builder.icmp_unsigned("!=", builder.and_(place, lanes.constant(bit)), lanes.constant(0))
+        parts = [builder.select(upper, b, a) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        bit *= 2
+    return parts[0]
 
 
-fetch_to_read = _fetching(0)
-fetch_to_write = _fetching(1)
+@intrinsic
+def look_up_square(
+    typing: Any, codes: Any, at: Any, tables: Any, start: Any, levels: Any, lines: Any, to: Any, width: Any
+) -> Any:
+    """Entries of l nodes for l samples each, as many as a vector holds.
+
+    The codes of a node lie side by side from item ``at`` of ``codes`` on, GROUP from node to node. Its table of
+    2**len(levels) entries starts at item ``start`` of ``tables``, table after table. The entries become lines of one
+    sample each, from item ``to`` of ``lines`` on, ``width`` apart.
+    """
+    lanes = _lanes_of(tables)
+    entries = 1 << len(levels)
+    signature = types.void(codes, at, tables, start, levels, lines, to, width)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, at, tables, start, _, lines, to, width = arguments
+        native, square = _looks_up_in_registers(context), []
+        for q in range(lanes.count):
+            offset = builder.add(at, at.type(q * GROUP))
+            place = _load(builder, _address(context, builder, signature.args[0], codes, offset), Lanes(8, lanes.count))
+            place = builder.and_(builder.zext(place, lanes.llvm), lanes.constant(entries - 1))
+            first = _address(context, builder, signature.args[2], tables, builder.add(start, start.type(q * entries)))
+            if native:
+                vectors = range(0, entries, lanes.count)
+                table = [_load(builder, builder.gep(first, [start.type(v)]), lanes) for v in vectors]
+                square.append(_pick_entry(builder, lanes, table, place))
+            else:
+                square.append(_pick_from_memory(builder, lanes, first, place))
+        for q, sample in enumerate(_transpose(builder, square)):
+            offset = builder.add(to, builder.mul(width, width.type(q)))
+            _store(builder, _address(context, builder, signature.args[5], lines, offset), sample)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def fetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
+    """Ask for GROUP items of a C-contiguous matrix before they are needed."""
+    signature = types.void(array, row, column)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        array, row, column = arguments
+        columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, array).shape, 1)
+        start = builder.add(builder.mul(row, columns), column)
+        for c in range(0, GROUP, LANE_BYTES * 8 // signature.args[0].dtype.bitwidth):
+            place = _address(context, builder, signature.args[0], array, builder.add(start, start.type(c)))
+            place = builder.bitcast(place, ir.IntType(8).as_pointer())
+            _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, INT32(0), INT32(2), INT32(1)])
+        return context.get_dummy_value()
+
+    return signature, generate

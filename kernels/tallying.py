@@ -28,10 +28,14 @@ from hpv.kernels.choosing import (
     take_from,
 )
 from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, ROWS
-from hpv.kernels.ranging import FEWEST_ROWS, TILE_NODES, TILE_ROWS, pack_entries
+from hpv.kernels.lanes import LANE_BYTES, ROWS, aligned
 from hpv.kernels.rules import MISSING_CODE
 
+# Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
+TILE_NODES = 128
+TILE_ROWS = 64
+# Samples of one class that are worth a pass of their own.
+FEWEST_ROWS = 4
 # More codes than these are looked up faster.
 MOST_CODES = 128
 # Blocks of lanes whose levels are collected before they are counted.
@@ -63,6 +67,17 @@ def make_levels(table: np.ndarray, thresholds: int) -> Levels:
     marks = np.zeros((len(table), packed.shape[1] * LANE_BYTES), np.uint8)
     marks[:, : table.shape[1]][without] = MISSING_CODE
     return Levels(table, packed, marks)
+
+
+def pack_entries(tables: np.ndarray, lanes: int) -> np.ndarray:
+    """Tables (c, n, t) as packed blocks (c, b, t, l); 0 beyond the last node."""
+    classes, n, entries = tables.shape
+    blocks = -(-n // lanes)
+    padded = np.zeros((classes, blocks * lanes, entries), tables.dtype)
+    padded[:, :n] = tables
+    packed = aligned((classes, blocks, entries, lanes), tables.dtype)
+    packed[:] = padded.reshape(classes, blocks, lanes, entries).transpose(0, 1, 3, 2)
+    return packed
 
 
 def tally(codes: np.ndarray, rows: np.ndarray, classes: np.ndarray, levels: Levels, tally: np.ndarray) -> None:

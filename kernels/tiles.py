@@ -1,172 +1,223 @@
-"""The compiled walk over a block for ``searching``: tiles of TILE_ROWS samples by TILE_NODES nodes.
+"""The compiled walks over a block for ``searching``: GROUP samples by as many nodes as fill the nearer caches.
 
 First the keys of the tile, node by node; then, for every node, its edges in registers and a bisection of all its
-samples at once.
+samples at once. Tiles are wide: memory gives and takes long pieces of a row several times faster than short ones.
 
 Shapes: s = samples, N = columns of the block in memory, n = nodes, k = edges, t = items of a node's search tree,
-r = chosen rows, filled up with -1 to whole tiles.
+e = 2**levels = entries of a node's table, r = chosen rows, filled up with -1 to whole groups.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
 
 from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES
+from hpv.kernels.lanes import LANE_BYTES, aligned
 from hpv.kernels.searching import (
     CODE_NODES,
     GROUP,
-    STRIDE,
-    TILE_ROWS,
-    count_from,
     extremes,
-    fetch_to_read,
-    fetch_to_write,
+    fetch,
     load_tree,
+    look_up_square,
     mark_missing,
     pack,
     search,
     store_codes,
+    stride,
     transpose_codes,
 )
+from hpv.kernels.writing import fence, stream
 
-TILE_NODES = 128
-ROWS_PER_NODE = TILE_ROWS // TILE_NODES
-# Nodes whose next samples are asked for in the order in which they lie in memory.
-AHEAD_NODES = 4096
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype | type) -> np.ndarray:
-    """An empty array that starts where a line of the cache does: vectors across two lines cost twice."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(size + LANE_BYTES, np.uint8)
-    start = -memory.ctypes.data % LANE_BYTES
-    return memory[start : start + size].view(dtype).reshape(shape)
+# Nodes of a tile, and bytes of a sample in it, at most.
+TILE_NODES = 2048
+TILE_BYTES = 8192
+# Bytes of ranges of a node that are collected before they are written.
+COLLECTED = 128
+# Arrays of codes larger than this are written past the caches.
+STREAMED_CODES = 2**22
+# Nodes whose codes are counted by turns: a counter that has just been written is slow to read again.
+TURNS = 8
 
 
 class Space(NamedTuple):
     """Working memory of one call."""
 
     keys: np.ndarray
-    """Keys of a tile, node by node."""
+    """Keys of a tile (nodes, stride), node by node."""
     square: np.ndarray
     """Values of a square that reaches beyond the block."""
     codes: np.ndarray
-    """Codes of a tile, node by node."""
+    """Codes of a tile (nodes, GROUP), node by node."""
     lines: np.ndarray
-    """Codes of GROUP samples of a tile, sample by sample."""
+    """Bytes of the results of some samples of a tile, sample by sample."""
 
 
 def make_space(dtype: np.dtype) -> Space:
     """Working memory for values of one format."""
-    tile = TILE_NODES * STRIDE
-    square = aligned((GROUP, LANE_BYTES // dtype.itemsize), dtype)
-    return Space(aligned((tile,), dtype), square, aligned((tile,), np.uint8), aligned((GROUP, TILE_NODES), np.uint8))
+    nodes, lanes = min(TILE_NODES, TILE_BYTES // dtype.itemsize), LANE_BYTES // dtype.itemsize
+    keys, square = aligned((nodes, stride(lanes)), dtype), aligned((GROUP, lanes), dtype)
+    # A line is longer than its tile, and so starts elsewhere in the caches than the one before.
+    lines = max(COLLECTED * (nodes + LANE_BYTES // 4), GROUP * (nodes + LANE_BYTES))
+    return Space(keys, square, aligned((nodes, GROUP), np.uint8), aligned((lines,), np.uint8))
+
+
+class _Spaces(threading.local):
+    """Working memory that a thread keeps: fresh pages cost more than the work on them."""
+
+    def __init__(self) -> None:
+        self.known: dict[np.dtype, Space] = {}
+
+
+_spaces = _Spaces()
+
+
+def space_of_thread(dtype: np.dtype) -> Space:
+    """This thread's working memory for values of one format."""
+    if dtype not in _spaces.known:
+        _spaces.known[dtype] = make_space(dtype)
+    return _spaces.known[dtype]
 
 
 @kernel
-def pack_tile(bits, column, width, rows, r, infinity, space):
-    # (s, N), (r,), (l, l) -> (nodes, STRIDE)
+def pack_tile(bits, column, width, rows, r, infinity, space):  # (s, N), (r,)
     """Keys of ``width`` nodes from ``column`` on; a square that reaches beyond the block is copied out first."""
-    keys, spare = space.keys, space.square
+    spare = space.square
     lanes = spare.shape[1]
-    numbers = np.arange(GROUP)
-    nan = np.iinfo(bits.dtype).max
+    line = space.keys.shape[1]
     skip = GROUP // lanes
-    for step in range(TILE_ROWS // lanes):
-        g, v = step // skip * GROUP, step % skip
-        whole = rows[r + g + GROUP - 1] >= 0
-        for j in range(0, width, lanes):
-            at = j * STRIDE + g + v * lanes
-            if whole and column + j + lanes <= bits.shape[1]:
-                pack(bits, rows, r + g + v, column + j, infinity, keys, at)
-                continue
-            spare[:] = nan
-            for q in range(lanes):
-                row = rows[r + g + v + q * skip]
-                if row >= 0:
-                    for c in range(min(lanes, width - j)):
-                        spare[q * skip, c] = bits[row, column + j + c]
-            pack(spare, numbers, 0, 0, infinity, keys, at)
+    whole = rows[r + GROUP - 1] >= 0
+    for v in range(skip):
+        inside = width // lanes * lanes if whole else 0
+        for j in range(0, inside, lanes):
+            pack(bits, rows, r + v, column + j, infinity, space.keys, j * line + v * lanes)
+        for j in range(inside, width, lanes):
+            copy_square(bits, column + j, min(lanes, width - j), rows, r + v, skip, spare)
+            pack(spare, np.arange(GROUP), 0, 0, infinity, space.keys, j * line + v * lanes)
 
 
 @kernel
-def look_ahead(bits, first, nodes, rows, i, node):  # (s, N), (r,)
-    """While a node is worked on, ask for as many values of what comes next, in the order in which they lie in memory.
+def copy_square(bits, column, width, rows, r, skip, spare):
+    """Every ``skip``-th of the chosen rows; NaN where there is no value."""
+    spare[:] = np.iinfo(spare.dtype).max
+    for q in range(0, GROUP, skip):
+        row = rows[r + q]
+        if row >= 0:
+            for c in range(width):
+                spare[q, c] = bits[row, column + c]
 
-    A tile's values lie in short pieces far apart, which memory gives several times slower than whole rows.
-    """
-    start = node // AHEAD_NODES * AHEAD_NODES
-    done = (node - start) * TILE_ROWS
-    start += AHEAD_NODES
+
+@kernel
+def search_tile(trees, first, width, levels, space, bits, column, nodes, rows, i):  # (n, t)
+    """Codes of a tile whose nodes begin at ``first``; all bits are set in NaN's, which is the tree's highest code."""
+    size, line = trees.shape[1], space.keys.shape[1]
+    start = first + space.keys.shape[0]
     if start >= nodes:
-        start = 0
-        i += TILE_ROWS
-    width = min(AHEAD_NODES, nodes - start)
-    row = i + done // width
-    if row < rows.size and done < width * TILE_ROWS:
-        fetch_to_read(bits, rows[row], first + start + done % width, TILE_ROWS)
+        start, i = 0, i + GROUP
+    ahead = min(space.keys.shape[0], nodes - start)
+    for c in range(width):
+        done = c * GROUP
+        r = i + done // ahead
+        if r < min(rows.size, i + GROUP) and rows[r] >= 0:
+            fetch(bits, rows[r], column + start + done % ahead)
+        at = (first + c) * size
+        tree = load_tree(trees, at, levels)
+        found = search(tree, trees, at, levels, space.keys, c * line)
+        store_codes(space.codes, c * GROUP, mark_missing(found, levels))
 
 
 @kernel
-def encode_many(bits, first, rows, trees, levels, infinity, space, codes):  # (s, N), (r,), (n, t) -> (s, n)
-    """Codes of the nodes ``first : first + n`` of every sample; the chosen rows are all."""
-    samples, nodes = codes.shape
-    size = trees.shape[1]
-    keys = space.keys
-    for i in range(0, samples, TILE_ROWS):
-        for j in range(0, nodes, TILE_NODES):
-            width = min(TILE_NODES, nodes - j)
-            pack_tile(bits, first + j, width, rows, i, infinity, space)
-            for c in range(width):
-                at = (j + c) * size
-                look_ahead(bits, first, nodes, rows, i, j + c)
-                for q in range(c * ROWS_PER_NODE, min((c + 1) * ROWS_PER_NODE, samples - i)):
-                    fetch_to_write(codes, i + q, j, width)
-                tree = load_tree(trees, at, levels)
-                for g in range(0, TILE_ROWS, GROUP):
-                    place = c * STRIDE + g
-                    found = search(tree, trees, at, levels, keys, place)
-                    store_codes(space.codes, place, mark_missing(found, levels))
-            for g in range(0, min(TILE_ROWS, samples - i), GROUP):
-                for c in range(0, width, CODE_NODES):
-                    transpose_codes(space.codes, c * STRIDE + g, STRIDE, space.lines, c, TILE_NODES)
-                for q in range(min(GROUP, samples - i - g)):
-                    target, line = codes[i + g + q, j : j + width], space.lines[q, :width]
-                    for c in range(width):
-                        target[c] = line[c]
+def present(rows, r):  # (r,)
+    """How many of a group's rows there are."""
+    count = GROUP
+    while count > 0 and rows[r + count - 1] < 0:
+        count -= 1
+    return count
 
 
 @kernel
-def count_many(bits, first, rows, trees, levels, infinity, space, survivors, missing, lowest, highest):
-    # (s, N), (r,), (n, t) -> (n, k), (n,), (n,), (n,)
-    """Add the chosen rows, -1 as NaN, to survivors, NaN counts and extremes; ``highest`` is kept as key + 1."""
-    nodes, edges = survivors.shape
-    top = (1 << len(levels)) - 1
-    size = trees.shape[1]
-    keys = space.keys
-    for i in range(0, rows.size, TILE_ROWS):
-        for j in range(0, nodes, TILE_NODES):
-            width = min(TILE_NODES, nodes - j)
+def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start):
+    # (s, N), (r,), (n, t) -> (s, n)
+    """Codes of the nodes ``first : first + n`` of every sample; the chosen rows are all.
+
+    ``start`` is an item of the codes where a line of the cache starts, or -1 to write through the caches.
+    """
+    nodes = codes.shape[1]
+    flat = codes.reshape(-1)
+    for i in range(0, rows.size, GROUP):
+        for j in range(0, nodes, space.keys.shape[0]):
+            width = min(space.keys.shape[0], nodes - j)
             pack_tile(bits, first + j, width, rows, i, infinity, space)
+            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
+            step = width + LANE_BYTES
+            for c in range(0, width, CODE_NODES):
+                transpose_codes(space.codes, c * GROUP, space.lines, c, step)
+            for q in range(present(rows, i)):
+                to = (i + q) * nodes + j
+                if start >= 0:
+                    stream(space.lines, q * step, width, flat, to, start)
+                    continue
+                target, line = flat[to : to + width], space.lines[q * step : q * step + width]
+                for c in range(width):
+                    target[c] = line[c]
+    if start >= 0:
+        fence()
+
+
+@kernel
+def range_many(bits, first, nodes, rows, trees, levels, infinity, space, low, high, pmin, pmax, starts):
+    # (s, N), (r,), (n, t), (n, e), (n, e) -> (s * n,), (s * n,)
+    """Ranges of the chosen rows, ``nodes`` from ``first`` on.
+
+    ``starts`` are items of ``pmin`` and ``pmax`` where a line of the cache starts.
+    """
+    entries, lanes = low.shape[1], LANE_BYTES // low.itemsize
+    lines = space.lines.view(low.dtype)
+    collected = COLLECTED // low.itemsize
+    for i in range(0, rows.size, GROUP):
+        count = present(rows, i)
+        for j in range(0, nodes, space.keys.shape[0]):
+            width = min(space.keys.shape[0], nodes - j)
+            pack_tile(bits, first + j, width, rows, i, infinity, space)
+            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
+            step = width + lanes
+            for h in range(0, count, collected):
+                end = min(count, h + collected)
+                for tables, target, start in ((low, pmin, starts[0]), (high, pmax, starts[1])):
+                    for c in range(0, width, lanes):
+                        for g in range(h, end, lanes):
+                            at, to = c * GROUP + g, (g - h) * step + c
+                            look_up_square(space.codes, at, tables, (j + c) * entries, levels, lines, to, step)
+                    for q in range(h, end):
+                        stream(lines, (q - h) * step, width, target, rows[i + q] * nodes + j, start)
+    fence()
+
+
+@kernel
+def count_many(bits, first, nodes, rows, trees, levels, infinity, space, counters, lowest, highest):
+    # (s, N), (r,), (n, t) -> (n * e,), (n,), (n,)
+    """Add the chosen rows, -1 as NaN, to how often each code occurs, and to the extremes (key, key + 1).
+
+    Counters have 16 bits: at most 65,535 rows between two times that they are emptied.
+    """
+    line = space.keys.shape[1]
+    codes = space.codes.reshape(-1)
+    entries, one = np.uint64(1 << len(levels)), np.uint16(1)
+    highest_code = entries - np.uint64(1)
+    for i in range(0, rows.size, GROUP):
+        for j in range(0, nodes, space.keys.shape[0]):
+            width = min(space.keys.shape[0], nodes - j)
+            pack_tile(bits, first + j, width, rows, i, infinity, space)
+            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
             for c in range(width):
-                node = j + c
-                at = node * size
-                look_ahead(bits, first, nodes, rows, i, node)
-                place = c * STRIDE
-                low, high = extremes(keys, place)
-                lowest[node] = min(lowest[node], low)
-                highest[node] = max(highest[node], high)
-                tree = load_tree(trees, at, levels)
-                one = search(tree, trees, at, levels, keys, place)
-                two = search(tree, trees, at, levels, keys, place + GROUP)
-                three = search(tree, trees, at, levels, keys, place + 2 * GROUP)
-                four = search(tree, trees, at, levels, keys, place + 3 * GROUP)
-                gone = count_from(one, top) + count_from(two, top) + count_from(three, top) + count_from(four, top)
-                missing[node] += gone
-                for k in range(edges):
-                    reached = count_from(one, k + 1) + count_from(two, k + 1)
-                    reached += count_from(three, k + 1) + count_from(four, k + 1)
-                    survivors[node, k] += reached - gone
+                low, high = extremes(space.keys, c * line)
+                lowest[j + c] = min(lowest[j + c], low)
+                highest[j + c] = max(highest[j + c], high)
+            for c0 in range(0, width, TURNS):
+                for q in range(GROUP):
+                    for c in range(c0, min(width, c0 + TURNS)):
+                        code = np.uint64(codes[c * GROUP + q]) & highest_code
+                        counters[np.uint64(j + c) * entries + code] += one

@@ -21,6 +21,8 @@ FLOORS = (
     {"hpv.background", "hpv.planning"},
     {"hpv.scanning"},
     {"hpv.streaming"},
+    {"hpv.blocks"},
+    {"hpv.proposing"},
     {"hpv.fitting"},
     {"hpv.scoring", "hpv.opening"},
     {"hpv.scores"},
@@ -33,7 +35,6 @@ FLOORS = (
 # Modules with public faces of what is built above them: those functions import it when they are called.
 FACES = {
     "hpv.background": {"hpv.querying", "hpv.opening"},
-    "hpv.pilot": {"hpv.planning", "hpv.fitting"},
     "hpv.planning": {"hpv.fitting", "hpv.scoring"},
     "hpv.opening": {"hpv.scores"},
     "hpv.scoring": {"hpv.scores"},

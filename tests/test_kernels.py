@@ -182,7 +182,7 @@ def check_ranges(bits: np.ndarray, first: int, edges: np.ndarray, classes: int, 
     return done
 
 
-@pytest.mark.parametrize("k", [0, 1, 36, 64, 65])
+@pytest.mark.parametrize("k", [0, 1, 36, 62, 63, 254])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_ranges_from_values(form: FloatFormat, k: int) -> None:
     rng = np.random.default_rng(k)
@@ -190,9 +190,9 @@ def test_ranges_from_values(form: FloatFormat, k: int) -> None:
         first = 0 if number % 2 else 3
         bits = nasty(rng, samples, nodes + first + number, form)
         edges = edge_keys(rng, to_keys(bits.view(form.storage), form)[:, first : first + nodes], k, form)
-        assert check_ranges(bits, first, edges, 1, form) == (k <= ranging.FEW)
-        few = samples < 3 * ranging.FEWEST_ROWS
-        assert few or check_ranges(bits, first, edges, 3, form) == (k <= ranging.FEW)
+        assert check_ranges(bits, first, edges, 1, form) == (samples >= ranging.FEWEST_ROWS)
+        many = samples >= 3 * ranging.FEWEST_ROWS
+        assert check_ranges(bits, first, edges, 3, form) == many or not many
 
 
 def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int, entries: int, g: int) -> bool:
@@ -271,7 +271,7 @@ print("done")
 
 def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
-    code += "assert all(check_ranges(*case[:3], 2, case[4]) for case in cases)\n"
+    code += "assert not any(check_ranges(*case[:3], 2, case[4]) for case in cases)\n"
     code += "assert check_tally(rng, 61, 131, 2, 38, 255)\nprint('done')"
     run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
 

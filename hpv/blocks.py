@@ -1,0 +1,44 @@
+"""Rectangles of a layer in memory, as the kernels read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpv.sources import Layer
+from hpv.streaming import Buffers
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of a layer in memory."""
+
+    bits: np.ndarray
+    """C-contiguous (samples, columns), the values viewed as signed integers."""
+    first: int
+    """Column of the first node asked for."""
+
+
+def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Block:
+    """Some samples of some nodes; without a copy where they lie in memory."""
+    form = layer.form
+    if layer.in_memory:
+        whole = layer.read(rows, slice(0, layer.shape[1]))
+        if whole.flags.c_contiguous:
+            return Block(writable_view(whole, form.key), tile.start)
+    shape = (rows.stop - rows.start, tile.stop - tile.start)
+    out = layer.read(rows, tile, buffers.get("values", shape, form.storage))
+    return Block(writable_view(np.ascontiguousarray(out), form.key), 0)
+
+
+def writable_view(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The same memory as another type of the same width, in the native byte order.
+
+    A read-only array (a memory map) is shown as writable: a kernel is compiled once and does not write to its input.
+    """
+    if array.flags.writeable:
+        return array.view(dtype)
+    interface = dict(array.__array_interface__, data=(array.__array_interface__["data"][0], False), typestr=dtype.str)
+    holder = type("Memory", (), {"__array_interface__": interface, "array": array})()
+    return np.asarray(holder)

@@ -1,0 +1,124 @@
+"""Edges of whole layers: the pilot's samples are read, ordered node by node, and cut by the rules of `hpv.pilot`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from hpv import streaming
+from hpv.blocks import read_block
+from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
+from hpv.pilot import Edges, LayerEdges, Rule, propose
+from hpv.planning import MIB, LayerPlan, plan_fit
+from hpv.sources import Layer, open_activations
+
+CACHED_PILOT = 8 * MIB
+"""Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
+SORTED_TOGETHER = 16
+"""Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""
+
+
+def edges(
+    activations: Any,
+    *,
+    bins: int = 32,
+    binning: str = "balanced",
+    modal_fraction: Fraction | str | float = Fraction(1, 10),
+    pilot: int | Literal["auto"] | None = "auto",
+    memory: int | str | None = None,
+    threads: int | None = None,
+) -> Edges:
+    """Propose the inner edges of every node from a pilot of the samples, without counting.
+
+    ``activations``, ``bins``, ``binning``, ``modal_fraction``, ``pilot``, ``memory`` and ``threads`` are those of
+    `hpv.fit`, which proposes the same edges by itself. Rules: ``balanced`` (default), ``uniform`` (the rule of
+    arXiv:2312.08143) and ``quantile``.
+
+    >>> import numpy as np, hpv
+    >>> hpv.edges(np.arange(100.0).reshape(100, 1), bins=4, binning="quantile")["activations"]
+    array([[25., 50., 75.]])
+    """
+    rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
+    source = open_activations(activations)
+    plan = plan_fit(source, rule, memory=memory, threads=threads)
+    layers = zip(plan.layers, source.layers.values(), strict=True)
+    found = {layer.name: propose_layer(layer, part, rule, plan.threads, streaming.Quiet()) for part, layer in layers}
+    return Edges(found, rule)
+
+
+def propose_layer(layer: Layer, plan: LayerPlan, rule: Rule, threads: int, progress: streaming.Progress) -> LayerEdges:
+    """Inner edges of a layer, tile of nodes after tile of nodes."""
+    pilot = _Pilot(layer, plan, rule, progress)
+    if layer.in_memory:  # small tiles of its own for every thread
+        tiles = list(streaming.blocks(slice(0, layer.shape[1]), pilot.cached_nodes))
+        parts = streaming.run(pilot.propose, tiles, min(threads, len(tiles)))
+    else:  # what is read is read once: all threads at the same tile
+        tiles = list(plan.pilot_tiles)
+        parts = [pilot.propose(tile, threads) for tile in tiles]
+    keys = np.full((layer.shape[1], max(part.shape[1] for part in parts)), layer.form.unused, layer.form.key)
+    for tile, part in zip(tiles, parts, strict=True):
+        keys[tile, : part.shape[1]] = part
+    return LayerEdges(keys, layer.form)
+
+
+class _Pilot:
+    """The samples that edges are found by, for some nodes at a time."""
+
+    def __init__(self, layer: Layer, plan: LayerPlan, rule: Rule, progress: streaming.Progress) -> None:
+        self.layer, self.rule, self.progress = layer, rule, progress
+        self.pieces = [part for run in plan.pilot for part in streaming.blocks(run, plan.block)]
+        self.starts = np.cumsum([0, *(part.stop - part.start for part in self.pieces)])
+        self.buffers = streaming.Buffers()
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return int(self.starts[-1])
+
+    @property
+    def cached_nodes(self) -> int:
+        """Nodes whose values in the pilot stay in the caches until they are ordered."""
+        width: int = CACHED_PILOT // (self.samples * self.layer.form.key.itemsize) // 64 * 64
+        return max(64, width)
+
+    def propose(self, tile: slice, threads: int = 1) -> np.ndarray:
+        """Inner edge keys (nodes, edges) of a tile: all its pilot is read, then ordered block by block."""
+        form = self.layer.form
+        shape = room_for(tile.stop - tile.start, self.samples, form.key)
+        packed = self.buffers.get("pilot", shape, form.key)
+        packed[:, self.samples :] = form.missing
+        read, place = partial(self._read, tile, packed), partial(self._place, tile, packed)
+        numbers, blocks = slice(0, len(self.pieces)), slice(0, len(packed))
+        if threads == 1:
+            read(numbers)
+            parts = place(blocks)
+        else:
+            streaming.run(read, streaming.split(numbers, threads, 1), threads)
+            found = streaming.run(place, streaming.split(blocks, threads, 1), threads)
+            parts = [part for several in found for part in several]
+        edges = np.full((tile.stop - tile.start, max(part.shape[1] for part in parts)), form.unused, form.key)
+        at = 0
+        for part in parts:
+            edges[at : at + len(part), : part.shape[1]] = part
+            at += len(part)
+        return edges
+
+    def _read(self, tile: slice, packed: np.ndarray, numbers: slice) -> None:
+        nodes, form = tile.stop - tile.start, self.layer.form
+        for number in range(numbers.start, numbers.stop):
+            block = read_block(self.layer, self.pieces[number], tile, self.buffers)
+            pack_keys(block.bits, block.first, nodes, form.infinity, packed, int(self.starts[number]))
+            self.progress.advance(len(block.bits) * nodes * form.key.itemsize)
+
+    def _place(self, tile: slice, packed: np.ndarray, blocks: slice) -> list[np.ndarray]:
+        nodes, lanes = tile.stop - tile.start, packed.shape[2]
+        parts = []
+        for some in streaming.blocks(blocks, SORTED_TOGETHER):
+            sort_lanes(packed[some])
+            count = min(nodes, some.stop * lanes) - some.start * lanes
+            covers_all = self.samples == self.layer.shape[0]
+            parts.append(propose(packed[some], count, self.layer.form, self.rule, covers_all))
+        return parts
