@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,17 +37,18 @@ class Quiet:
 
 
 def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
-    """``function`` of every item, on Dask's active scheduler (threads of this process where none is set), in order."""
+    """``function`` of every item, in order, by threads of this process: Dask's threaded scheduler.
+
+    One after the other where Dask is set to work without threads, as for debugging.
+    """
+    if min(threads, len(items)) <= 1:
+        return [function(item) for item in items]
     import dask
 
-    # Only a program that has imported distributed can have a client; Dask would import it to ask, which takes long.
-    chosen = dask.config.get("scheduler", None) is not None or "distributed" in sys.modules
-    if not chosen and min(threads, len(items)) == 1:
+    if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return [function(item) for item in items]
     # A task is a call without arguments: Dask then does not look through them for collections.
     tasks = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
-    if chosen:
-        return list(dask.compute(*tasks, num_workers=threads))
     stop = threading.Event()
     with ThreadPoolExecutor(threads, initializer=lambda: setattr(_thread, "stop", stop)) as pool:
         try:

@@ -106,59 +106,61 @@ def _logarithms(tally):
 
 
 @kernel
-def _estimate(kind, form, reached, counted, alpha, first, second, logs):
-    """The statistic without logarithms and roots of its own; close, but not to the last digits."""
-    if form == SUBSET:
-        if kind == BERK_JONES:
-            return -reached * first
-        return math.sqrt(reached) * (1.0 - alpha) * first
-    excess = reached - counted * alpha
-    if excess <= 0:
-        return 0.0
-    if kind == BERK_JONES:
-        rest = counted - reached
-        inside = reached * (logs[reached] - logs[counted] - first)
-        return inside + rest * (logs[rest] - logs[counted] - second)
-    return excess * first / math.sqrt(counted)
+def _estimate(kind, form, reached, counted, alpha, first, second, logs, estimates):  # (g,) -> (g,)
+    """The statistic at every threshold, close but not to the last digits: loops without branches inside."""
+    if form == SUBSET and kind == BERK_JONES:
+        for g in range(alpha.size):
+            estimates[g] = -reached[g] * first[g]
+    elif form == SUBSET:
+        for g in range(alpha.size):
+            estimates[g] = math.sqrt(reached[g]) * (1.0 - alpha[g]) * first[g]
+    elif kind == BERK_JONES:
+        for g in range(alpha.size):
+            rest = counted - reached[g]
+            inside = reached[g] * (logs[reached[g]] - logs[counted] - first[g])
+            estimate = inside + rest * (logs[rest] - logs[counted] - second[g])
+            estimates[g] = estimate if reached[g] > counted * alpha[g] else 0.0
+    else:
+        scale = 1.0 / math.sqrt(counted) if counted else 0.0
+        for g in range(alpha.size):
+            estimates[g] = max(reached[g] - counted * alpha[g], 0.0) * first[g] * scale
 
 
 @kernel
 def score_tallies(tally, thresholds, kind, form, score, alpha, size):  # (s, g + 2), (g,) -> (s,), (s,), (s,)
     """The best statistic over the thresholds; score 0, alpha NaN and size 0 where none exceeds 0.
 
-    Only occupied levels can be best: all three statistics fall in alpha while the same nodes are reached. Of those
-    only the ones whose estimate comes near the best estimate are worked out.
+    While the same nodes are reached all three statistics fall in alpha, so a level that no node falls at is never
+    better than the one before. Only thresholds whose estimate comes near the best estimate are worked out.
     """
     levels = thresholds.size
     first, second = _weights(thresholds, kind)
     logs = _logarithms(tally) if kind == BERK_JONES and form == WHOLE else np.zeros(1)
-    estimates = np.empty(levels)
-    reached = np.empty(levels, np.int64)
-    place = np.empty(levels, np.int64)
+    estimates, reached = np.empty(levels), np.empty(levels, np.int64)
+    # Positive numbers have the order of their bits, of which the processor takes the highest of many at once.
+    bits, above = estimates.view(np.int64), np.empty(1, np.int64)
     for i in range(tally.shape[0]):
-        counted = np.int64(tally[i, levels])
-        for g in range(levels):
-            counted += tally[i, g]
-        occupied = 0
         total = np.int64(0)
-        highest = 0.0
         for g in range(levels):
-            if tally[i, g] > 0:
-                total += tally[i, g]
-                estimate = _estimate(kind, form, total, counted, thresholds[g], first[g], second[g], logs)
-                estimates[occupied], reached[occupied], place[occupied] = estimate, total, g
-                occupied += 1
-                highest = max(highest, estimate)
+            total += tally[i, g]
+            reached[g] = total
+        counted = total + tally[i, levels]
+        _estimate(kind, form, reached, counted, thresholds, first, second, logs, estimates)
+        top = np.int64(0)
+        for g in range(levels):
+            top = max(top, bits[g])
+        above[0] = top
+        highest = above.view(np.float64)[0]
         bar = highest - ESTIMATE * highest - ESTIMATE_PER_NODE * counted
         best = 0.0
-        for o in range(occupied):
-            if estimates[o] >= bar:
-                estimates[o] = statistic_at(kind, form, reached[o], counted, thresholds[place[o]])
-                best = max(best, estimates[o])
+        for g in range(levels):
+            if estimates[g] >= bar and reached[g] > 0:
+                estimates[g] = statistic_at(kind, form, reached[g], counted, thresholds[g])
+                best = max(best, estimates[g])
             else:
-                estimates[o] = -1.0
+                estimates[g] = -1.0
         score[i], alpha[i], size[i] = best, math.nan, 0
-        for o in range(occupied):
-            if best > 0.0 and estimates[o] >= best * (1.0 - NEAR):
-                alpha[i], size[i] = thresholds[place[o]], reached[o]
+        for g in range(levels):
+            if best > 0.0 and estimates[g] >= best * (1.0 - NEAR):
+                alpha[i], size[i] = thresholds[g], reached[g]
                 break
