@@ -31,7 +31,7 @@ from hpv.kernels.lanes import (
     store_lanes,
 )
 from hpv.kernels.searching import GROUP, tree_vectors
-from hpv.kernels.tiles import STREAMED_CODES, count_many, encode_many, space_of_thread
+from hpv.kernels.tiles import STREAMED_CODES, count_many, counts_reached, encode_many, space_of_thread
 
 # Comparisons of a vector that are still faster than a bisection, by bytes of a key; for float32 on a grid (grid.py).
 FEW = {2: 56, 4: 20, 8: 20}
@@ -223,13 +223,16 @@ class _ByTree(Accumulation):
         self.numbers = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        what = (self.counter.table, self.counter.levels, self.counter.infinity, space_of_thread(bits.dtype))
-        state = (self.part.reshape(-1), self.lowest, self.highest)
+        what = (self.counter.edges, self.counter.table, self.counter.levels, self.counter.infinity)
+        state = (space_of_thread(bits.dtype), self.part.reshape(-1), self.lowest, self.highest)
         count_many(bits, first, self.counter.nodes, padded_rows(rows, GROUP), *what, *state)
 
     def _empty(self) -> None:
         # The highest code is NaN's.
-        above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
+        if counts_reached(self.counter.levels):
+            above = self.part[:, :-1].astype(np.int64) - self.part[:, -1:]
+        else:
+            above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
         self.numbers += above[:, 0]
         self.survivors += above[:, 1 : self.counter.edges + 1]
         self.part[:] = 0

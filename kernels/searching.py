@@ -229,6 +229,29 @@ def mark_missing(typing: Any, codes: Any, levels: Any) -> Any:
 
 
 @intrinsic
+def load_codes(typing: Any, codes: Any, at: Any) -> Any:
+    """GROUP codes from item ``at`` on."""
+    signature = BYTES(codes, at)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return _load(builder, _address(context, builder, signature.args[0], *arguments), BYTES)
+
+    return signature, generate
+
+
+@intrinsic
+def count_from(typing: Any, codes: Any, code: Any) -> Any:
+    """How many of the codes are ``code`` or more."""
+    signature = types.int64(codes, code)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        reached = builder.icmp_unsigned(">=", arguments[0], _splat(builder, BYTES, arguments[1]))
+        return builder.ctpop(builder.bitcast(reached, INT64))
+
+    return signature, generate
+
+
+@intrinsic
 def extremes(typing: Any, keys: Any, at: Any) -> Any:
     """The lowest of GROUP keys and the highest of the keys + 1, which wraps NaN around to the lowest integer."""
     lanes = _lanes_of(keys)

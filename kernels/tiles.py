@@ -19,8 +19,10 @@ from hpv.kernels.lanes import LANE_BYTES, aligned
 from hpv.kernels.searching import (
     CODE_NODES,
     GROUP,
+    count_from,
     extremes,
     fetch,
+    load_codes,
     load_tree,
     look_up_square,
     mark_missing,
@@ -39,7 +41,9 @@ TILE_BYTES = 8192
 COLLECTED = 128
 # Arrays of codes larger than this are written past the caches.
 STREAMED_CODES = 2**22
-# Nodes whose codes are counted by turns: a counter that has just been written is slow to read again.
+# Search trees whose edges are few enough to be counted by comparing codes.
+SHALLOW = 6
+# Nodes whose codes are counted by turns.
 TURNS = 8
 
 
@@ -197,16 +201,16 @@ def range_many(bits, first, nodes, rows, trees, levels, infinity, space, low, hi
 
 
 @kernel
-def count_many(bits, first, nodes, rows, trees, levels, infinity, space, counters, lowest, highest):
+def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, counters, lowest, highest):
     # (s, N), (r,), (n, t) -> (n * e,), (n,), (n,)
-    """Add the chosen rows, -1 as NaN, to how often each code occurs, and to the extremes (key, key + 1).
+    """Add the chosen rows, -1 as NaN, to the counters, and to the extremes (key, key + 1).
 
-    Counters have 16 bits: at most 65,535 rows between two times that they are emptied.
+    Counters of a shallow tree (``counts_reached``) say how often each code or a higher one occurs, those of a deep one
+    how often each code does. They have 16 bits: at most 65,535 rows between two times that they are emptied.
     """
     line = space.keys.shape[1]
     codes = space.codes.reshape(-1)
-    entries, one = np.uint64(1 << len(levels)), np.uint16(1)
-    highest_code = entries - np.uint64(1)
+    entries = 1 << len(levels)
     for i in range(0, rows.size, GROUP):
         for j in range(0, nodes, space.keys.shape[0]):
             width = min(space.keys.shape[0], nodes - j)
@@ -216,8 +220,35 @@ def count_many(bits, first, nodes, rows, trees, levels, infinity, space, counter
                 low, high = extremes(space.keys, c * line)
                 lowest[j + c] = min(lowest[j + c], low)
                 highest[j + c] = max(highest[j + c], high)
-            for c0 in range(0, width, TURNS):
-                for q in range(GROUP):
-                    for c in range(c0, min(width, c0 + TURNS)):
-                        code = np.uint64(codes[c * GROUP + q]) & highest_code
-                        counters[np.uint64(j + c) * entries + code] += one
+            part = counters[j * entries : (j + width) * entries]
+            if len(levels) <= SHALLOW:
+                add_reached(codes, width, edges, entries, part)
+            else:
+                add_codes(codes, width, np.uint64(entries), part)
+
+
+@kernel
+def add_reached(codes, width, edges, entries, counters):
+    """Comparisons, each of a whole group."""
+    for c in range(width):
+        found = load_codes(codes, c * GROUP)
+        at = c * entries
+        counters[at] += GROUP
+        for k in range(1, edges + 1):
+            counters[at + k] += count_from(found, k)
+        counters[at + entries - 1] += count_from(found, entries - 1)
+
+
+@kernel
+def add_codes(codes, width, entries, counters):
+    """A counter for each code; nodes by turns, because a counter that has just been written is slow to read again."""
+    last = entries - np.uint64(1)
+    for c0 in range(0, width, TURNS):
+        for q in range(GROUP):
+            for c in range(c0, min(width, c0 + TURNS)):
+                counters[np.uint64(c) * entries + (np.uint64(codes[c * GROUP + q]) & last)] += np.uint16(1)
+
+
+def counts_reached(levels: tuple[int, ...]) -> bool:
+    """Whether ``count_many`` counts the codes from each one upwards."""
+    return len(levels) <= SHALLOW
