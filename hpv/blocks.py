@@ -20,13 +20,20 @@ class Block:
     """Column of the first node asked for."""
 
 
+def in_place(layer: Layer, rows: slice) -> np.ndarray | None:
+    """Bits of whole rows where they lie in memory one after the other; nothing is copied."""
+    if not layer.in_memory:
+        return None
+    whole = layer.read(rows, slice(0, layer.shape[1]))
+    return writable_view(whole, layer.form.key) if whole.flags.c_contiguous else None
+
+
 def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Block:
-    """Some samples of some nodes; without a copy where they lie in memory."""
+    """Some samples of some nodes; without a copy where that is possible."""
+    whole = in_place(layer, rows)
+    if whole is not None:
+        return Block(whole, tile.start)
     form = layer.form
-    if layer.in_memory:
-        whole = layer.read(rows, slice(0, layer.shape[1]))
-        if whole.flags.c_contiguous:
-            return Block(writable_view(whole, form.key), tile.start)
     shape = (rows.stop - rows.start, tile.stop - tile.start)
     out = layer.read(rows, tile, buffers.get("values", shape, form.storage))
     return Block(writable_view(np.ascontiguousarray(out), form.key), 0)

@@ -291,16 +291,18 @@ def _count_segment(
     buffers = streaming.Buffers()
     width = (tile.stop - tile.start) * layer.form.key.itemsize
 
-    def task(rows: slice) -> Any:
+    parts = streaming.shared(segment, plan.block)
+
+    def task(_: int) -> Any:
         accumulator = ready.backend.start_counts(counter, classes, layer.form)
-        for part in streaming.blocks(rows, plan.block):
+        for part in parts:
             block = read_block(layer, part, tile, buffers)
             ready.backend.add_counts(accumulator, block.bits, block.first, ready.group[part])
             progress.advance((part.stop - part.start) * width)
         return ready.backend.finish_counts(accumulator)
 
-    ranges = streaming.split(segment, ready.plan.threads, plan.block)
-    first, *others = streaming.run(task, ranges, ready.plan.threads)
+    threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.block))
+    first, *others = streaming.run(task, range(threads), threads)
     for other in others:
         first.add(other)
     return first

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from hpv import streaming
-from hpv.blocks import read_block
+from hpv.blocks import Block, in_place, read_block
+from hpv.kernels.coding import padded_rows
+from hpv.kernels.lanes import ROWS
 from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
 from hpv.pilot import Edges, LayerEdges, Rule, propose
 from hpv.planning import MIB, LayerPlan, plan_fit
@@ -17,7 +19,7 @@ from hpv.sources import Layer, open_activations
 
 CACHED_PILOT = 8 * MIB
 """Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
-SORTED_TOGETHER = 16
+SORTED_TOGETHER = 4
 """Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""
 
 
@@ -107,11 +109,20 @@ class _Pilot:
         return edges
 
     def _read(self, tile: slice, packed: np.ndarray, numbers: slice) -> None:
+        pieces = self.pieces[numbers]
+        whole = in_place(self.layer, slice(0, self.layer.shape[0]))
+        if whole is not None:
+            rows = np.concatenate([np.arange(piece.start, piece.stop) for piece in pieces])
+            self._pack(Block(whole, tile.start), rows, tile, packed, int(self.starts[numbers.start]))
+            return
+        for piece, start in zip(pieces, self.starts[numbers], strict=True):
+            block = read_block(self.layer, piece, tile, self.buffers)
+            self._pack(block, np.arange(len(block.bits)), tile, packed, int(start))
+
+    def _pack(self, block: Block, rows: np.ndarray, tile: slice, packed: np.ndarray, at: int) -> None:
         nodes, form = tile.stop - tile.start, self.layer.form
-        for number in range(numbers.start, numbers.stop):
-            block = read_block(self.layer, self.pieces[number], tile, self.buffers)
-            pack_keys(block.bits, block.first, nodes, form.infinity, packed, int(self.starts[number]))
-            self.progress.advance(len(block.bits) * nodes * form.key.itemsize)
+        pack_keys(block.bits, padded_rows(rows, ROWS), block.first, nodes, form.infinity, packed, at)
+        self.progress.advance(len(rows) * nodes * form.key.itemsize)
 
     def _place(self, tile: slice, packed: np.ndarray, blocks: slice) -> list[np.ndarray]:
         nodes, lanes = tile.stop - tile.start, packed.shape[2]

@@ -15,7 +15,7 @@ from hpv.blocks import Block, read_block
 from hpv.errors import InputError
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat, keys_as_float64
-from hpv.planning import GIB, LARGEST_BLOCK, MIB, thread_count
+from hpv.planning import GIB, LARGEST_BLOCK, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
 from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import prepare_score, run_score
@@ -23,8 +23,6 @@ from hpv.sources import Activations, Layer, open_activations
 
 TILE_NODES = 65_536
 """Nodes whose tables are made at once."""
-WALKED = 64 * MIB
-"""Largest block of values that lie in memory."""
 SMALL = 2**18
 """Values that one thread has done before others would have started."""
 
@@ -224,16 +222,18 @@ def _walk(layer: Layer, tile: slice, work: Callable[[Block, slice], None]) -> No
     """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
     samples, nodes = layer.shape[0], tile.stop - tile.start
     threads = 1 if samples * nodes < SMALL else thread_count(None)
-    # What lies in memory needs no buffer; a block is then what an interrupt has to wait for.
-    largest = WALKED if layer.in_memory else LARGEST_BLOCK
-    step = max(64, largest // (nodes * layer.form.key.itemsize))
+    # What lies in memory needs no buffer: its blocks are few, but enough for threads of unequal speed.
+    step = LARGEST_BLOCK // (nodes * layer.form.key.itemsize)
+    if layer.in_memory:
+        step = min(16 * step, samples // (8 * threads))
     buffers = streaming.Buffers()
+    parts = streaming.shared(slice(0, samples), max(64, step // 64 * 64))
 
-    def task(rows: slice) -> None:
-        for part in streaming.blocks(rows, step):
+    def task(_: int) -> None:
+        for part in parts:
             work(read_block(layer, part, tile, buffers), part)
 
-    streaming.run(task, streaming.split(slice(0, samples), threads, 64), threads)
+    streaming.run(task, range(threads), threads)
 
 
 def _given(out: Any, source: Activations, layer: str) -> Any:

@@ -219,9 +219,11 @@ def _tally_tile(
     nodes = tile.stop - tile.start
     step = coded_samples(nodes)
 
-    def task(rows: slice) -> int:
+    parts = streaming.shared(segment, plan.block)
+
+    def task(_: int) -> int:
         missing = 0
-        for part in streaming.blocks(rows, plan.block):
+        for part in parts:
             block = read_block(layer, part, tile, buffers)
             codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
             for piece in streaming.blocks(slice(0, part.stop - part.start), step):
@@ -236,7 +238,8 @@ def _tally_tile(
             progress.advance(block.bits.shape[0] * nodes * layer.form.key.itemsize)
         return missing
 
-    return sum(streaming.run(task, streaming.split(segment, ready.plan.threads, plan.block), ready.plan.threads))
+    threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.block))
+    return sum(streaming.run(task, range(threads), threads))
 
 
 def score(

@@ -44,15 +44,16 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int)
     if min(threads, len(items)) <= 1:
         return [function(item) for item in items]
     import dask
+    from dask.threaded import get
 
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return [function(item) for item in items]
-    # A task is a call without arguments: Dask then does not look through them for collections.
-    tasks = [dask.delayed(partial(function, item), pure=False, traverse=False)() for item in items]
+    # A task is a call without arguments: Dask then does not look through them for others.
+    tasks = {("part", number): (partial(function, item),) for number, item in enumerate(items)}
     stop = threading.Event()
     with ThreadPoolExecutor(threads, initializer=lambda: setattr(_thread, "stop", stop)) as pool:
         try:
-            return list(dask.compute(*tasks, scheduler="threads", pool=pool))
+            return list(get(tasks, list(tasks), pool=pool))
         finally:
             stop.set()  # after an error or an interrupt: nothing goes on behind the caller's back
 
@@ -81,6 +82,24 @@ def blocks(rows: slice, step: int) -> Iterator[slice]:
         if _thread.stop is not None and _thread.stop.is_set():
             raise StoppedError("stopped; run it again.")
         yield slice(start, min(rows.stop, start + step))
+
+
+def shared(rows: slice, step: int) -> Iterator[slice]:
+    """The same for several threads at once: each block goes to whoever asks first, so none waits for a slower one."""
+    return _Shared(blocks(rows, step))
+
+
+class _Shared:
+    def __init__(self, parts: Iterator[slice]) -> None:
+        self.parts = parts
+        self.lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[slice]:
+        return self
+
+    def __next__(self) -> slice:
+        with self.lock:
+            return next(self.parts)
 
 
 class Buffers(threading.local):

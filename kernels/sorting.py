@@ -170,17 +170,19 @@ def room_for(nodes: int, samples: int, dtype: np.dtype) -> tuple[int, int, int]:
 
 
 @kernel
-def pack_keys(bits, first, nodes, infinity, packed, at):  # (s, N) -> (b, m, l)
-    """Keys of the nodes ``first : first + nodes`` of a block, written to the samples ``at : at + s``."""
+def pack_keys(bits, rows, first, nodes, infinity, packed, at):  # (s, N), (r,) -> (b, m, l)
+    """Keys of the nodes ``first : first + nodes`` of the chosen rows, written to the samples from ``at`` on.
+
+    ``rows`` is filled up with -1 to whole stacks.
+    """
     blocks, m, lanes = packed.shape
-    rows = np.full(ROWS, -1, np.int64)
     for b0 in range(0, blocks, TOGETHER):
-        for i in range(0, bits.shape[0], ROWS):
-            height = min(ROWS, bits.shape[0] - i)
-            for q in range(ROWS):
-                rows[q] = i + q if q < height else -1
+        for i in range(0, rows.size, ROWS):
+            height = ROWS
+            while rows[i + height - 1] < 0:
+                height -= 1
             for b in range(b0, min(blocks, b0 + TOGETHER)):
-                keys = load_keys(bits, rows, 0, first + b * lanes, nodes - b * lanes, infinity)
+                keys = load_keys(bits, rows, i, first + b * lanes, nodes - b * lanes, infinity)
                 store_stack(packed, (b * m + at + i) * lanes, height, keys)
 
 

@@ -13,6 +13,8 @@ import hpv
 import naive
 from hpv.floats import FLOAT32, FLOAT64, from_keys, to_keys
 from hpv.kernels import sorting
+from hpv.kernels.coding import padded_rows
+from hpv.kernels.lanes import ROWS
 from hpv.pilot import Rule, pilot_runs, pilot_size, propose
 from strategies import as_floats, matrices, ordinals, steps
 
@@ -23,7 +25,7 @@ FRACTIONS = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), F
 def ordered_keys(values, form):
     packed = np.full(sorting.room_for(values.shape[1], len(values), form.key), form.missing, form.key)
     bits = np.ascontiguousarray(values).view(form.key)
-    sorting.pack_keys(bits, 0, values.shape[1], form.infinity, packed, 0)
+    sorting.pack_keys(bits, padded_rows(np.arange(len(bits)), ROWS), 0, values.shape[1], form.infinity, packed, 0)
     sorting.sort_lanes(packed)
     return packed, values.shape[1]
 
@@ -105,7 +107,7 @@ def test_packed_and_sorted_keys(activations, first):
     nodes = values.shape[1] - first
     packed = np.full(sorting.room_for(nodes, len(values) + 5, form.key), form.missing, form.key)
     bits = np.ascontiguousarray(values).view(form.key)
-    sorting.pack_keys(bits, first, nodes, form.infinity, packed, 2)
+    sorting.pack_keys(bits, padded_rows(np.arange(len(bits)), ROWS), first, nodes, form.infinity, packed, 2)
     sorting.sort_lanes(packed)
     blocks, m, lanes = packed.shape
     keys = packed.transpose(0, 2, 1).reshape(blocks * lanes, m)
