@@ -124,6 +124,8 @@ class Tables:
     coder: Any
     levels: dict[str, Any]
     """Levels by tail, laid out by the backend."""
+    tallier: Any | None
+    """What tallies values without a detour by codes, where the backend has such a thing."""
 
 
 class Scanner:
@@ -173,12 +175,13 @@ class Scanner:
             for tail, parts in levels.items():
                 pmax = range_tables(closed.survivors, closed.counted, tail)[1]
                 parts.append(level_table(pmax, closed.counted, self.thresholds[tail]))
-        coder = self.backend.make_coder(np.concatenate(edges), form)
-        made = {
-            tail: self.backend.make_levels(np.concatenate(parts, axis=1), len(self.thresholds[tail]))
-            for tail, parts in levels.items()
-        }
-        return Tables(coder, made)
+        keys = np.concatenate(edges)
+        joined = {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()}
+        made = {tail: self.backend.make_levels(table, len(self.thresholds[tail])) for tail, table in joined.items()}
+        tallier = None
+        if self.options.alphas == "grid" and len(self.targets) == 1:
+            tallier = self.backend.make_tallier(keys, form, list(joined.values()), GRID)
+        return Tables(self.backend.make_coder(keys, form), made, tallier)
 
     def empty_tallies(self, samples: int) -> dict[str, np.ndarray]:
         """Tallies (targets, samples, thresholds + 2) by tail."""
@@ -195,6 +198,16 @@ class Scanner:
             for place, target in enumerate(self.targets):
                 chosen = np.full(len(codes), target) if self.options.against == "lowest" else group
                 self.backend.tally(codes, rows, chosen, levels, tallies[tail][place])
+
+    def tally_values(
+        self, bits: np.ndarray, first: int, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]
+    ) -> int | None:
+        """Add a block of values, nodes from ``first`` on; the number of NaN, or None where it goes by codes."""
+        if tables.tallier is None or self.options.against == "lowest":
+            return None
+        views = [tallies[tail][0] for tail in tables.levels]
+        found: int | None = self.backend.tally_values(tables.tallier, bits, first, group, views)
+        return found
 
     def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray) -> dict[tuple[str, str, str], Scored]:
         """Scores of the samples of some tallies."""

@@ -13,7 +13,7 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
-from hpv.blocks import read_block
+from hpv.blocks import Block, read_block
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
@@ -221,20 +221,26 @@ def _tally_tile(
 
     parts = streaming.shared(segment, plan.block)
 
+    def by_codes(block: Block, part: slice, own: Mapping[str, np.ndarray]) -> int:
+        codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
+        for piece in streaming.blocks(slice(0, part.stop - part.start), step):
+            ready.scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
+            group = ready.group[part][piece]
+            ready.scanner.tally(codes[piece], group, tables, {tail: tally[:, piece] for tail, tally in own.items()})
+        if write_codes is not None:
+            write_codes(name, part, tile, codes, ready.group[part])
+        return int(np.count_nonzero(codes == MISSING_CODE))
+
     def task(_: int) -> int:
         missing = 0
         for part in parts:
             block = read_block(layer, part, tile, buffers)
-            codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
-            for piece in streaming.blocks(slice(0, part.stop - part.start), step):
-                ready.scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
-                at = slice(part.start + piece.start, part.start + piece.stop)
-                inside = slice(at.start - segment.start, at.stop - segment.start)
-                own = {tail: tally[:, inside] for tail, tally in tallies.items()}
-                ready.scanner.tally(codes[piece], ready.group[at], tables, own)
-            if write_codes is not None:
-                write_codes(name, part, tile, codes, ready.group[part])
-            missing += int(np.count_nonzero(codes == MISSING_CODE))
+            inside = slice(part.start - segment.start, part.stop - segment.start)
+            own = {tail: tally[:, inside] for tail, tally in tallies.items()}
+            found = None
+            if write_codes is None:
+                found = ready.scanner.tally_values(block.bits, block.first, ready.group[part], tables, own)
+            missing += by_codes(block, part, own) if found is None else found
             progress.advance(block.bits.shape[0] * nodes * layer.form.key.itemsize)
         return missing
 

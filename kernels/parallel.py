@@ -107,7 +107,7 @@ def encode_many_parts(bits, first, borders, rows, trees, levels, infinity, space
     # (s, N), (p + 1,), (p, r), (n, t) -> (s, n)
     """The same with search trees; every part has working memory of its own."""
     for p in numba.prange(borders.size - 1):
-        space = Space(spaces.keys[p], spaces.square[p], spaces.codes[p], spaces.lines[p])
+        space = Space(spaces.keys[p], spaces.square[p], spaces.codes[p], spaces.answers[p], spaces.lines[p])
         part, target = bits[borders[p] : borders[p + 1]], codes[borders[p] : borders[p + 1]]
         encode_many(part, first, rows[p], trees, levels, infinity, space, target, -1)
 

@@ -138,7 +138,7 @@ def load_tree(typing: Any, trees: Any, at: Any, levels: Any) -> Any:
     return signature, generate
 
 
-_SUFFIXES = {16: ("hi", "hi"), 32: ("si", "d"), 64: ("di", "q")}
+_SUFFIXES = {8: ("qi", "qi"), 16: ("hi", "hi"), 32: ("si", "d"), 64: ("di", "q")}
 
 
 def _looks_up_in_registers(context: Any) -> bool:
@@ -149,6 +149,12 @@ def _looks_up_in_registers(context: Any) -> bool:
 def looks_up_in_registers() -> bool:
     """Whether this processor does."""
     return _looks_up_in_registers(cpu_target.target_context)
+
+
+def looks_up_bytes_in_registers() -> bool:
+    """Whether it also looks up single bytes, and leaves bytes out."""
+    features = str(cpu_target.target_context.codegen().magic_tuple()[2]).split(",")
+    return looks_up_in_registers() and "+avx512vbmi" in features and "+avx512vbmi2" in features
 
 
 def _pick(builder: ir.IRBuilder, lanes: Lanes, table: list[Any], place: Any, reached: list[Any]) -> Any:
@@ -229,7 +235,7 @@ def mark_missing(typing: Any, codes: Any, levels: Any) -> Any:
 
 
 @intrinsic
-def load_codes(typing: Any, codes: Any, at: Any) -> Any:
+def load_code_group(typing: Any, codes: Any, at: Any) -> Any:
     """GROUP codes from item ``at`` on."""
     signature = BYTES(codes, at)
 
@@ -289,6 +295,56 @@ def store_codes(typing: Any, buffer: Any, at: Any, codes: Any) -> Any:
 
 
 @intrinsic
+def look_up_codes(
+    typing: Any, codes: Any, at: Any, tables: Any, start: Any, levels: Any, answers: Any, place: Any
+) -> Any:
+    """Bytes for GROUP codes of one node; its table of 2**len(levels) bytes starts at item ``start`` of ``tables``."""
+    entries = 1 << len(levels)
+    signature = types.void(codes, at, tables, start, levels, answers, place)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, at, tables, start, _, answers, place = arguments
+        code = _load(builder, _address(context, builder, signature.args[0], codes, at), BYTES)
+        first = _address(context, builder, signature.args[2], tables, start)
+        table = [_load(builder, builder.gep(first, [start.type(v)]), BYTES) for v in range(0, entries, GROUP)]
+        found = _pick_entry(builder, BYTES, table, code)
+        _store(builder, _address(context, builder, signature.args[5], answers, place), found)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def missing_among(typing: Any, codes: Any) -> Any:
+    """A bit for each of GROUP codes: whether it is MISSING_CODE."""
+    signature = types.uint64(codes)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        missing = builder.icmp_unsigned("==", arguments[0], BYTES.constant(MISSING_CODE))
+        return builder.bitcast(missing, INT64)
+
+    return signature, generate
+
+
+@intrinsic
+def keep_below(typing: Any, items: Any, at: Any, most: Any, kept: Any, to: Any) -> Any:
+    """Write those of GROUP bytes that are not ``most`` to ``kept``, side by side from item ``to`` on; their number."""
+    signature = types.int64(items, at, most, kept, to)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        items, at, most, kept, to = arguments
+        item = _load(builder, _address(context, builder, signature.args[0], items, at), BYTES)
+        wanted = builder.icmp_unsigned("!=", item, _splat(builder, BYTES, most))
+        left = _call(
+            builder, f"llvm.x86.avx512.mask.compress.v{GROUP}i8", BYTES.llvm, [item, BYTES.constant(0), wanted]
+        )
+        _store(builder, _address(context, builder, signature.args[3], kept, to), left)
+        return builder.ctpop(builder.bitcast(wanted, INT64))
+
+    return signature, generate
+
+
+@intrinsic
 def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width: Any) -> Any:
     """GROUP codes of CODE_NODES nodes, node after node, become lines of one sample each, ``width`` apart."""
     signature = types.void(codes, at, lines, to, width)
@@ -310,15 +366,12 @@ def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width
 
 
 def _pick_entry(builder: ir.IRBuilder, lanes: Lanes, table: list[Any], place: Any) -> Any:
-    """``table[place]``, the table spread over two or more vectors: one permutation per two, then halvings."""
-    name = f"llvm.x86.avx512.vpermi2var.{_SUFFIXES[lanes.bits][1]}.512"
-    parts = [_call(builder, name, lanes.llvm, [a, place, b]) for a, b in zip(table[::2], table[1::2], strict=True)]
-    bit = 2 * lanes.count
-    while len(parts) > 1:
-        upper = builder.icmp_unsigned("!=", builder.and_(place, lanes.constant(bit)), lanes.constant(0))
-        parts = [builder.select(upper, b, a) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        bit *= 2
-    return parts[0]
+    """``table[place]``, the table spread over vectors: one permutation per two, then halvings by the bits above."""
+    bits = range((2 * lanes.count).bit_length() - 1, 8)
+    upper = [
+        builder.icmp_unsigned("!=", builder.and_(place, lanes.constant(1 << bit)), lanes.constant(0)) for bit in bits
+    ]
+    return _pick(builder, lanes, table, place, [None] * bits.start + upper)
 
 
 @intrinsic

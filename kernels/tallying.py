@@ -4,14 +4,17 @@ A *tally* says how many nodes of a sample fall at each level of significance; le
 smallest one with pmax <= threshold. Two more entries follow the thresholds: nodes above all of them, and nodes
 without a p-value. Tallies of disjoint sets of nodes add up.
 
-Levels that fit into a byte are found by comparing codes with 0, 1, 2, ..., 64 nodes at once; others are looked up.
+From codes, levels that fit into a byte are found by comparing codes with 0, 1, 2, ..., 64 nodes at once; others are
+looked up. From many values at once, codes and levels are found in registers where the processor can look up bytes.
 
 Shapes: s = samples, n = nodes, c = classes, t = entries of a node's table (codes 0..t-2, the last one for NaN),
-g = thresholds, l = 64 lanes, b = ceil(n / l), r = chosen rows, filled up with -1.
+g = thresholds, l = 64 lanes, b = ceil(n / l), r = chosen rows, filled up with -1, v = tables of levels (tails),
+e = 2**levels = entries of a table beside a search tree.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +33,24 @@ from hpv.kernels.choosing import (
 from hpv.kernels.compiling import kernel
 from hpv.kernels.lanes import LANE_BYTES, ROWS, aligned
 from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.searching import (
+    CODE_NODES,
+    GROUP,
+    keep_below,
+    load_code_group,
+    look_up_codes,
+    looks_up_bytes_in_registers,
+    missing_among,
+    transpose_codes,
+)
+from hpv.kernels.tiles import pack_tile, present_rows, search_tile, space_of_thread
 
 # Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
 TILE_NODES = 128
 TILE_ROWS = 64
-# Samples of one class that are worth a pass of their own.
+# Samples of one class that are worth a pass of their own, from codes and from values.
 FEWEST_ROWS = 4
+FEWEST_VALUES = 16
 # More codes than these are looked up faster.
 MOST_CODES = 128
 # Blocks of lanes whose levels are collected before they are counted.
@@ -55,13 +70,127 @@ class Levels(NamedTuple):
     """MISSING_CODE for a node without p-values, else 0 (c, b * l)."""
 
 
-def make_levels(table: np.ndarray, thresholds: int) -> Levels:
-    """Lay out levels (c, n, t); ``thresholds + 1`` stands for no p-value."""
+class Tallier(NamedTuple):
+    """What turns values of n nodes into tallies; made once, used for many blocks."""
+
+    trees: np.ndarray
+    """Edge keys as search trees (n, t)."""
+    levels: tuple[int, ...]
+    """Their levels."""
+    infinity: int
+    """Key of +inf in the format of the values."""
+    tables: np.ndarray
+    """Levels as bytes, those of NaN last (c, v, n, e)."""
+    without: np.ndarray
+    """Whether a node has no p-values (c, n)."""
+
+
+def nodes_without(table: np.ndarray, thresholds: int) -> np.ndarray | None:
+    """Nodes without p-values (c, n) of levels (c, n, t), if levels fit into bytes; else None.
+
+    A byte has no room for "no p-value": that may stand only for NaN and for all codes of a node.
+    """
     nothing = table == thresholds + 1
     without = nothing.all(axis=2)
-    # A byte has no room for "no p-value": that may stand only where it needs no comparison of codes.
-    fits = thresholds < BYTE and table.shape[2] - 1 <= MOST_CODES and nothing[:, :, -1].all()
-    if not fits or (nothing[:, :, :-1].any(axis=2) != without).any():
+    fits = thresholds < BYTE and nothing[:, :, -1].all() and (nothing[:, :, :-1].any(axis=2) == without).all()
+    return without if fits else None
+
+
+def make_tallier(edges: np.ndarray, infinity: int, tables: Sequence[np.ndarray], thresholds: int) -> Tallier | None:
+    """For nodes with these edge keys (n, k) and levels (c, n, k + 2) by tail; None where it would not work or pay."""
+    without = [nodes_without(table, thresholds) for table in tables]
+    if not looks_up_bytes_in_registers() or without[0] is None or any(one is None for one in without):
+        return None
+    trees, levels = coding.plant_trees(edges)
+    classes, nodes, entries = tables[0].shape
+    wide = aligned((classes, len(tables), nodes, 1 << len(levels)), np.uint8, thresholds)
+    for v, table in enumerate(tables):
+        wide[:, v, :, : entries - 1] = np.minimum(table[:, :, :-1], thresholds)
+    return Tallier(trees, levels, infinity, wide, without[0])
+
+
+def tally_values(
+    bits: np.ndarray, first: int, classes: np.ndarray, tallier: Tallier, tallies: Sequence[np.ndarray]
+) -> int | None:
+    """Add the nodes ``first : first + n`` of a C-contiguous block (s, N) to a tally (s, g + 2), int32, for each tail.
+
+    Returns the number of NaN; None, and nothing is done, where so few samples are sooner coded.
+    """
+    present = np.unique(classes)
+    if len(classes) < FEWEST_VALUES * len(present):
+        return None
+    space, missing = space_of_thread(bits.dtype), 0
+    for c in present:
+        rows = coding.padded_rows(np.flatnonzero(classes == c), GROUP)
+        what = tallier.trees, tallier.levels, tallier.infinity, space, tallier.tables[c], tallier.without[c]
+        missing += tally_many(bits, first, len(tallier.trees), rows, *what, tuple(tallies))
+    return missing
+
+
+@kernel
+def tally_many(bits, first, nodes, rows, trees, levels, infinity, space, tables, without, tallies):
+    # (s, N), (r,), (n, t), (v, n, e), (n,) -> v times (s, g + 2)
+    """Add the nodes of the chosen rows to tallies; returns the number of NaN.
+
+    Most nodes are above all thresholds: those are counted by leaving them out.
+    """
+    entries = tables.shape[2]
+    codes, answers = space.codes.reshape(-1), space.answers.reshape(-1)
+    kept = np.empty(space.codes.shape[0] + GROUP, np.uint8)
+    parts, missing = np.empty(2 * BYTE, np.int32), np.empty(GROUP, np.int64)
+    total = np.int64(0)
+    for i in range(0, rows.size, GROUP):
+        count = present_rows(rows, i)
+        for j in range(0, nodes, space.keys.shape[0]):
+            width = min(space.keys.shape[0], nodes - j)
+            pack_tile(bits, first + j, width, rows, i, infinity, space)
+            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
+            total += count_gone(codes, without[j : j + width], count, missing)
+            step = width + LANE_BYTES
+            for v in range(tables.shape[0]):
+                tally = tallies[v]
+                above = tally.shape[1] - 2
+                table = tables[v]
+                for c in range(width):
+                    look_up_codes(codes, c * GROUP, table, (j + c) * entries, levels, answers, c * GROUP)
+                for c in range(0, width, CODE_NODES):
+                    transpose_codes(answers, c * GROUP, space.lines, c, step)
+                for q in range(count):
+                    space.lines[q * step + width : (q + 1) * step] = above
+                    size = 0
+                    for c in range(0, width, GROUP):
+                        size += keep_below(space.lines, q * step + c, above, kept, size)
+                    parts[:] = 0
+                    add_bytes(kept[:size], parts)
+                    target = tally[rows[i + q]]
+                    for level in range(above):
+                        target[level] += parts[level] + parts[BYTE + level]
+                    target[above] += width - size - missing[q]
+                    target[above + 1] += missing[q]
+    return total
+
+
+@kernel
+def count_gone(codes, without, samples, missing):  # (n * GROUP,), (n,) -> (GROUP,)
+    """How many nodes of each sample have no p-value; returns how many of all codes are NaN's."""
+    missing[:] = 0
+    total = np.int64(0)
+    for c in range(without.size):
+        gone = missing_among(load_code_group(codes, c * GROUP))
+        if gone != 0:
+            for q in range(samples):
+                one = np.int64((gone >> np.uint64(q)) & np.uint64(1))
+                total += one
+                missing[q] += 0 if without[c] else one
+        if without[c]:
+            missing += 1
+    return total
+
+
+def make_levels(table: np.ndarray, thresholds: int) -> Levels:
+    """Lay out levels (c, n, t); ``thresholds + 1`` stands for no p-value."""
+    without = nodes_without(table, thresholds)
+    if without is None or table.shape[2] - 1 > MOST_CODES:
         return Levels(table, None, np.empty((0, 0), np.uint8))
     packed = pack_entries(np.where(without[:, :, None], 0, table[:, :, :-1]).astype(np.uint8), LANE_BYTES)
     marks = np.zeros((len(table), packed.shape[1] * LANE_BYTES), np.uint8)

@@ -22,7 +22,7 @@ from hpv.kernels.searching import (
     count_from,
     extremes,
     fetch,
-    load_codes,
+    load_code_group,
     load_tree,
     look_up_square,
     mark_missing,
@@ -56,6 +56,8 @@ class Space(NamedTuple):
     """Values of a square that reaches beyond the block."""
     codes: np.ndarray
     """Codes of a tile (nodes, GROUP), node by node."""
+    answers: np.ndarray
+    """A byte for each of them."""
     lines: np.ndarray
     """Bytes of the results of some samples of a tile, sample by sample."""
 
@@ -66,7 +68,8 @@ def make_space(dtype: np.dtype) -> Space:
     keys, square = aligned((nodes, stride(lanes)), dtype), aligned((GROUP, lanes), dtype)
     # A line is longer than its tile, and so starts elsewhere in the caches than the one before.
     lines = max(COLLECTED * (nodes + LANE_BYTES // 4), GROUP * (nodes + LANE_BYTES))
-    return Space(keys, square, aligned((nodes, GROUP), np.uint8), aligned((lines,), np.uint8))
+    codes, answers = (aligned((nodes, GROUP), np.uint8) for _ in range(2))
+    return Space(keys, square, codes, answers, aligned((lines,), np.uint8))
 
 
 class _Spaces(threading.local):
@@ -134,7 +137,7 @@ def search_tile(trees, first, width, levels, space, bits, column, nodes, rows, i
 
 
 @kernel
-def present(rows, r):  # (r,)
+def present_rows(rows, r):  # (r,)
     """How many of a group's rows there are."""
     count = GROUP
     while count > 0 and rows[r + count - 1] < 0:
@@ -159,7 +162,7 @@ def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start)
             step = width + LANE_BYTES
             for c in range(0, width, CODE_NODES):
                 transpose_codes(space.codes, c * GROUP, space.lines, c, step)
-            for q in range(present(rows, i)):
+            for q in range(present_rows(rows, i)):
                 to = (i + q) * nodes + j
                 if start >= 0:
                     stream(space.lines, q * step, width, flat, to, start)
@@ -182,7 +185,7 @@ def range_many(bits, first, nodes, rows, trees, levels, infinity, space, low, hi
     lines = space.lines.view(low.dtype)
     collected = COLLECTED // low.itemsize
     for i in range(0, rows.size, GROUP):
-        count = present(rows, i)
+        count = present_rows(rows, i)
         for j in range(0, nodes, space.keys.shape[0]):
             width = min(space.keys.shape[0], nodes - j)
             pack_tile(bits, first + j, width, rows, i, infinity, space)
@@ -231,7 +234,7 @@ def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, 
 def add_reached(codes, width, edges, entries, counters):
     """Comparisons, each of a whole group."""
     for c in range(width):
-        found = load_codes(codes, c * GROUP)
+        found = load_code_group(codes, c * GROUP)
         at = c * entries
         counters[at] += GROUP
         for k in range(1, edges + 1):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpv.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
-from hpv.kernels import coding, parallel, ranging, tallying
+from hpv.kernels import coding, parallel, ranging, searching, tallying
 from hpv.kernels.rules import MISSING_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,6 +225,36 @@ def test_tallies_from_levels(entries: int, g: int) -> None:
             assert check_tally(rng, samples, nodes, classes, entries, g) == fits
 
 
+@pytest.mark.skipif(not searching.looks_up_bytes_in_registers(), reason="this processor does not look up bytes")
+@pytest.mark.parametrize("k", [0, 36, 63, 254])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_tallies_from_values(form: FloatFormat, k: int) -> None:
+    rng = np.random.default_rng(k)
+    for number, (samples, nodes) in enumerate((*SHAPES, (70, 4200))):
+        first, classes, g = number % 3, 1 + number % 2, int(rng.choice([1, 40, 255]))
+        bits = nasty(rng, samples, nodes + first + number % 2, form)
+        keys = to_keys(bits.view(form.storage), form)[:, first : first + nodes]
+        edges = edge_keys(rng, keys, k, form)
+        codes, group = reference_codes(keys, edges, form), rng.integers(0, classes, samples)
+        tables = [rng.integers(0, g + 1, (classes, nodes, k + 2)).astype(np.uint16) for _ in range(2)]
+        without = rng.random((classes, nodes)) < 0.1
+        for table in tables:
+            table[..., -1] = g + 1
+            table[without] = g + 1
+        made = tallying.make_tallier(edges, form.infinity, tables, g)
+        assert made is not None
+        tallies, expected = (np.ones((2, samples, g + 2), np.int32) for _ in range(2))
+        found = tallying.tally_values(bits, first, group, made, list(tallies))
+        if found is not None:
+            assert found == np.count_nonzero(codes == MISSING_CODE)
+            at = np.where(codes == MISSING_CODE, k + 1, codes)
+            for one, table in zip(expected, tables, strict=True):
+                for i in range(samples):
+                    np.add.at(one[i], table[group[i], np.arange(nodes), at[i]], 1)
+        assert (found is None) == (samples < tallying.FEWEST_VALUES * len(np.unique(group)))
+        np.testing.assert_array_equal(tallies, expected)
+
+
 def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
     levels = np.zeros((1, 3, 5), np.uint16)
     assert tallying.make_levels(levels, 255).packed is None
@@ -232,6 +262,7 @@ def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
     assert tallying.make_levels(levels, 255).packed is not None
     levels[0, 1, 2] = 256
     assert tallying.make_levels(levels, 255).packed is None
+    assert tallying.make_tallier(np.zeros((3, 3), np.int32), FLOAT32.infinity, [levels], 255) is None
 
 
 def run(code: str, **environment: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -93,6 +93,22 @@ class Backend(Protocol):
 
     def make_levels(self, levels: np.ndarray, thresholds: int) -> Any:
         """Lay out levels (groups, n, entries); ``thresholds + 1`` stands for no p-value."""
+
+    def make_tallier(
+        self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
+    ) -> Any | None:
+        """Lay out closed edge keys (n, k) and levels (groups, n, entries) by tail for tallies straight from values.
+
+        None where they are better made by way of codes.
+        """
+
+    def tally_values(
+        self, tallier: Any, bits: np.ndarray, first: int, group: np.ndarray, tallies: Sequence[np.ndarray]
+    ) -> int | None:
+        """Add the nodes of all samples to a tally (samples, thresholds + 2) for each tail; the number of NaN.
+
+        None, and nothing is done, where so few samples are sooner coded.
+        """
 
     def tally(self, codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
         """Add the nodes of the chosen rows to their tallies (samples, thresholds + 2)."""

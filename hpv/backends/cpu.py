@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,18 @@ def ranges(
 def make_levels(levels: np.ndarray, thresholds: int) -> Any:
     """See `Backend`."""
     return tallying.make_levels(levels, thresholds)
+
+
+def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> Any | None:
+    """See `Backend`."""
+    return tallying.make_tallier(edges, form.infinity, tables, thresholds)
+
+
+def tally_values(
+    tallier: Any, bits: np.ndarray, first: int, group: np.ndarray, tallies: Sequence[np.ndarray]
+) -> int | None:
+    """See `Backend`."""
+    return tallying.tally_values(bits, first, group, tallier, tallies)
 
 
 def tally(codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
