@@ -24,6 +24,8 @@ COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
 LARGEST_BLOCK = 4 * MIB
 """More does not read faster, and stays less in the processor's cache."""
+IN_MEMORY = 16
+"""So many times larger are blocks of values that lie in memory."""
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
@@ -322,7 +324,8 @@ def _walk(
     most = max(1, min(samples, share // workers // max(row, 1)))
     # Whole chunks are read once; only one that is too large for its share of memory is read in parts, each time whole.
     unit = next((unit for unit in (both, chunk_rows) if unit <= most), 1)
-    rows = max(unit, min(most, LARGEST_BLOCK // max(width * itemsize, 1)) // unit * unit)
+    largest = block_samples(width * itemsize, samples, workers, layer.in_memory and copies == 1)
+    rows = max(unit, min(most, largest) // unit * unit)
     need = max(int(width * per_node), int(pilot_width * proposing)) + workers * rows * row
     if need > usable:
         raise InputError(
@@ -332,6 +335,15 @@ def _walk(
     per_segment = max(rows * workers, int(SEGMENT // max(width * itemsize, 1)) // rows * rows)
     segments = tuple(slice(at, min(samples, at + per_segment)) for at in range(0, samples, per_segment))
     return LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), pilot_tiles, rows, segments), need
+
+
+def block_samples(row: int, samples: int, workers: int, in_memory: bool) -> int:
+    """Samples of a block of rows of so many bytes.
+
+    What lies in memory needs no buffer: its blocks are few, but enough for threads of unequal speed.
+    """
+    largest = LARGEST_BLOCK // max(row, 1)
+    return min(IN_MEMORY * largest, max(largest, samples // (8 * workers))) if in_memory else largest
 
 
 def _tile_width(nodes: int, share: int, per_node: float, chunk_nodes: int) -> int:

@@ -15,7 +15,7 @@ from hpv.blocks import Block, read_block
 from hpv.errors import InputError
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat, keys_as_float64
-from hpv.planning import GIB, LARGEST_BLOCK, thread_count
+from hpv.planning import GIB, block_samples, thread_count
 from hpv.pvalues import check_tail, outward, range_tables
 from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import prepare_score, run_score
@@ -222,10 +222,7 @@ def _walk(layer: Layer, tile: slice, work: Callable[[Block, slice], None]) -> No
     """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
     samples, nodes = layer.shape[0], tile.stop - tile.start
     threads = 1 if samples * nodes < SMALL else thread_count(None)
-    # What lies in memory needs no buffer: its blocks are few, but enough for threads of unequal speed.
-    step = LARGEST_BLOCK // (nodes * layer.form.key.itemsize)
-    if layer.in_memory:
-        step = min(16 * step, samples // (8 * threads))
+    step = block_samples(nodes * layer.form.key.itemsize, samples, threads, layer.in_memory)
     buffers = streaming.Buffers()
     parts = streaming.shared(slice(0, samples), max(64, step // 64 * 64))
 

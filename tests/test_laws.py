@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv import backends, planning, querying, streaming
+from hpv import backends, planning, streaming
 from hpv.fitting import prepare_fit
 from hpv.floats import BFLOAT16, FLOAT32, FLOAT64, FloatFormat
 from hpv.scanning import scan_pvalues
@@ -79,7 +79,6 @@ def budgets(draw: st.DrawFn) -> Callable[[pytest.MonkeyPatch], None]:
     def shrink(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(planning, "_usable", lambda *_: usable)
         patch.setattr(planning, "LARGEST_BLOCK", block)
-        patch.setattr(querying, "LARGEST_BLOCK", block)
         patch.setattr(planning, "SEGMENT", segment)
         patch.setattr(backends, "CACHED_CODES", codes)
         patch.setattr(backends, "CODED_SAMPLES", 64)
