@@ -13,6 +13,8 @@ from benchmarks.measuring import MIB, Options, Table, half_relu, met
 from benchmarks.watching import Child, empty_page_cache
 
 NODES = 4_096
+BACKED = 2**31
+"""Bytes that are used before each run: more than a run takes."""
 MOST_TIME = 1.2
 """Times the sum of reading and computing."""
 COLUMNS = (
@@ -48,6 +50,7 @@ def measure(options: Options) -> list[Table]:
         "seconds: plan, read, compute and write, once the kernels are loaded. read: a bare loop over the same chunks",
         "into one buffer per thread, the pilot's included; for score it writes as many bytes as there are codes.",
         "compute: the same values as one array. private: above what the imports take, loading the kernels included.",
+        "Right before each of these 2 GiB of memory are used and given back: all find memory that is there.",
         "cpu ratio: the same ratio of the seconds that processors worked; a busy machine changes it less.",
     ]
     return [table]
@@ -111,10 +114,20 @@ def _run(child: Child, cold: bool = False) -> dict[str, Any]:
         for number in range(2):
             if number and cold:
                 empty_page_cache()
+            if number:
+                back_memory()
             found |= child.step()
             peaks += [child.peak] if child.peak is not None else []
         found["private"] = max(peaks) - imports if peaks and imports is not None else None
     return found
+
+
+def back_memory() -> None:
+    """Use memory and give it back, so that what runs next finds memory that is there.
+
+    A virtual machine's host takes free memory back within seconds, and gives it again at a second or more per GB.
+    """
+    np.ones(BACKED, np.uint8)
 
 
 def _without(job: dict[str, Any], name: str) -> dict[str, Any]:

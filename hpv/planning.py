@@ -27,6 +27,8 @@ LARGEST_BLOCK = 4 * MIB
 IN_MEMORY = 16
 """So many times larger are blocks of values that lie in memory."""
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+SCORE_CHUNK = 65_536
+"""Samples of a chunk of scores."""
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
 SEGMENT = GIB
@@ -229,8 +231,9 @@ def plan_fit(
         itemsize = layer.form.key.itemsize
         pilot = tuple(pilot_runs(layer.shape[0], rule.pilot)) if rule is not None else ()
         pilot_samples = sum(run.stop - run.start for run in pilot)
-        # Per node: the ordered pilot keys and room for 252 edges; or packed edges and, in every thread, counters.
-        proposing = (pilot_samples + 2 * 254) * itemsize
+        # Per node: the pilot keys, up to a power of two, and room for 252 edges; or packed edges and, in every thread,
+        # counters.
+        proposing = ((1 << max(pilot_samples - 1, 0).bit_length()) + 2 * 254) * itemsize
         counting = (count + 1) * (itemsize + workers * classes * (2 * itemsize + 8))
         plan, need = _walk(layer, pilot, counting, workers, usable, proposing=proposing if pilot else 0)
         layers.append(plan)
@@ -316,17 +319,20 @@ def _walk(
     # Blocks begin at borders of the chunks that are read and of those that are written, where they go together.
     both = math.lcm(chunk_rows, min(kept_chunks(nodes, samples)[0], samples)) if copies > 1 else chunk_rows
     share = usable // 2
-    width, pilot_width = (_tile_width(nodes, share, each, chunk_nodes) for each in (per_node, proposing))
-    tiles, pilot_tiles = (
-        tuple(slice(at, min(nodes, at + one)) for at in range(0, nodes, one)) for one in (width, pilot_width)
-    )
+    width = _tile_width(nodes, share, per_node, chunk_nodes)
     row = int(width * itemsize * copies)
     most = max(1, min(samples, share // workers // max(row, 1)))
     # Whole chunks are read once; only one that is too large for its share of memory is read in parts, each time whole.
     unit = next((unit for unit in (both, chunk_rows) if unit <= most), 1)
-    largest = block_samples(width * itemsize, samples, workers, layer.in_memory and copies == 1)
-    rows = max(unit, min(most, largest) // unit * unit)
-    need = max(int(width * per_node), int(pilot_width * proposing)) + workers * rows * row
+    in_place = layer.in_memory and copies == 1
+    rows = max(unit, min(most, block_samples(width * itemsize, samples, workers, in_place)) // unit * unit)
+    blocks = 0 if in_place else workers * rows * row
+    # The pilot is read again for each of its tiles, so it gets all that blocks leave.
+    pilot_width = _tile_width(nodes, usable - blocks, proposing, chunk_nodes)
+    tiles, pilot_tiles = (
+        tuple(slice(at, min(nodes, at + one)) for at in range(0, nodes, one)) for one in (width, pilot_width)
+    )
+    need = max(int(width * per_node), int(pilot_width * proposing)) + blocks
     if need > usable:
         raise InputError(
             f"layer {layer.name}: {human(need)} are needed beside the state and {human(usable)} are left; "

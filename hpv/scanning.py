@@ -200,13 +200,22 @@ class Scanner:
                 self.backend.tally(codes, rows, chosen, levels, tallies[tail][place])
 
     def tally_values(
-        self, bits: np.ndarray, first: int, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]
+        self,
+        bits: np.ndarray,
+        first: int,
+        group: np.ndarray,
+        tables: Tables,
+        tallies: Mapping[str, np.ndarray],
+        codes: np.ndarray | None,
     ) -> int | None:
-        """Add a block of values, nodes from ``first`` on; the number of NaN, or None where it goes by codes."""
+        """Add a block of values, nodes from ``first`` on; the number of NaN, or None where it goes by codes.
+
+        Codes are left behind where they are asked for.
+        """
         if tables.tallier is None or self.options.against == "lowest":
             return None
         views = [tallies[tail][0] for tail in tables.levels]
-        found: int | None = self.backend.tally_values(tables.tallier, bits, first, group, views)
+        found: int | None = self.backend.tally_values(tables.tallier, bits, first, group, views, codes)
         return found
 
     def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray) -> dict[tuple[str, str, str], Scored]:

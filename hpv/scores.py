@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,14 @@ import numpy as np
 
 from hpv import streaming
 from hpv.background import Background
-from hpv.errors import HpvWarning, InputError
-from hpv.opening import check_fingerprint, digest, open_background
-from hpv.planning import kept_chunks
+from hpv.errors import HpvError, HpvWarning, InputError
+from hpv.opening import CHECKPOINT_SECONDS, check_fingerprint, digest, open_background
+from hpv.planning import SCORE_CHUNK, kept_chunks
 from hpv.pvalues import outward, range_tables
-from hpv.scanning import Scored, subset_nodes
+from hpv.scanning import Scored, join, subset_nodes
 from hpv.scoring import Results, Score, run_score
 from hpv.store import SCORES, STRINGS, Output, Store, StoredArray, escape, open_store
 
-SCORE_CHUNK = 65_536
-"""Samples per chunk of a score array."""
 COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 
 
@@ -204,6 +204,8 @@ class _Writer:
         self.output = output
         self.ready = ready
         self.keep = set(keep)
+        self.waiting: list[tuple[slice, Results, int]] = []
+        self.written = time.monotonic()
         samples = ready.source.samples
         chunk = min(samples, SCORE_CHUNK)
         for kind in ready.options.kinds:
@@ -236,16 +238,38 @@ class _Writer:
         """Score what is not scored yet; the number of NaN among all values."""
         start = int(self.output.progress.get("samples", 0))
         blocks = self.write_block if self.keep else None
-        run_score(self.ready, progress, self.write_scores, blocks, start)
+        try:
+            run_score(self.ready, progress, self.take_scores, blocks, start)
+        except BaseException:
+            with suppress(HpvError):  # the first error is the one to tell of
+                self.write_scores()
+            raise
+        self.write_scores()
         return int(self.output.progress.get("missing", 0))
 
-    def write_scores(self, samples: slice, results: Results, missing: int) -> None:
-        """Keep the scores of a finished range; what was written before is then safe."""
-        for kind, scored in results.items():
+    def take_scores(self, samples: slice, results: Results, missing: int) -> None:
+        """Keep the scores of a finished range, and write them when a chunk is full or some time has passed."""
+        self.waiting.append((samples, results, missing))
+        late = time.monotonic() > self.written + CHECKPOINT_SECONDS
+        if late or samples.stop - self.waiting[0][0].start >= SCORE_CHUNK:
+            self.write_scores()
+
+    def write_scores(self) -> None:
+        """Write what was kept; it is then safe."""
+        if not self.waiting:
+            return
+        parts, (first, _, _), (last, _, _) = self.waiting, self.waiting[0], self.waiting[-1]
+        samples = slice(first.start, last.stop)
+
+        def write(kind: tuple[str, str, str]) -> None:
+            scored = join([results[kind] for _, results, _ in parts])
             for name in COLUMNS:
                 self.output.write(_folder(*kind) + name, (samples,), getattr(scored, name))
-        missing += int(self.output.progress.get("missing", 0))
+
+        streaming.run(write, self.ready.options.kinds, self.ready.plan.threads)
+        missing = sum(count for _, _, count in parts) + int(self.output.progress.get("missing", 0))
         self.output.checkpoint({"samples": samples.stop, "missing": missing})
+        self.waiting, self.written = [], time.monotonic()
 
     def write_block(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
         """Keep the codes of a block, and the ranges that follow from them."""

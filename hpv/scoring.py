@@ -170,11 +170,13 @@ def _scores(ready: Score, tallies: Mapping[str, np.ndarray], segment: slice) -> 
 
 
 def segment_length(ready: Score) -> int:
-    """Samples that are scored between two times that results are written: as many as tallies fit for."""
+    """Samples whose tallies are made at once: as many as there is room for, blocks doubled again and again."""
     row = sum(len(t) + 2 for t in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
-    block = max(plan.block for plan in ready.plan.layers)
     room = max(ready.plan.memory // TALLY_SHARE // max(row, 1), 1)
-    return max(block * ready.plan.threads, room // block * block)
+    samples = max(plan.block for plan in ready.plan.layers) * ready.plan.threads
+    while 2 * samples <= room:
+        samples *= 2
+    return samples
 
 
 class _Tables:
@@ -221,14 +223,18 @@ def _tally_tile(
 
     parts = streaming.shared(segment, plan.block)
 
-    def by_codes(block: Block, part: slice, own: Mapping[str, np.ndarray]) -> int:
-        codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
+    def add(block: Block, part: slice, own: Mapping[str, np.ndarray], codes: np.ndarray | None) -> int:
+        group = ready.group[part]
+        found = ready.scanner.tally_values(block.bits, block.first, group, tables, own, codes)
+        if found is not None:
+            return found
+        if codes is None:
+            codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
         for piece in streaming.blocks(slice(0, part.stop - part.start), step):
             ready.scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
-            group = ready.group[part][piece]
-            ready.scanner.tally(codes[piece], group, tables, {tail: tally[:, piece] for tail, tally in own.items()})
-        if write_codes is not None:
-            write_codes(name, part, tile, codes, ready.group[part])
+            ready.scanner.tally(
+                codes[piece], group[piece], tables, {tail: tally[:, piece] for tail, tally in own.items()}
+            )
         return int(np.count_nonzero(codes == MISSING_CODE))
 
     def task(_: int) -> int:
@@ -237,10 +243,12 @@ def _tally_tile(
             block = read_block(layer, part, tile, buffers)
             inside = slice(part.start - segment.start, part.stop - segment.start)
             own = {tail: tally[:, inside] for tail, tally in tallies.items()}
-            found = None
             if write_codes is None:
-                found = ready.scanner.tally_values(block.bits, block.first, ready.group[part], tables, own)
-            missing += by_codes(block, part, own) if found is None else found
+                missing += add(block, part, own, None)
+            else:
+                codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
+                missing += add(block, part, own, codes)
+                write_codes(name, part, tile, codes, ready.group[part])
             progress.advance(block.bits.shape[0] * nodes * layer.form.key.itemsize)
         return missing
 

@@ -34,16 +34,14 @@ from hpv.kernels.compiling import kernel
 from hpv.kernels.lanes import LANE_BYTES, ROWS, aligned
 from hpv.kernels.rules import MISSING_CODE
 from hpv.kernels.searching import (
-    CODE_NODES,
     GROUP,
     keep_below,
     load_code_group,
     look_up_codes,
     looks_up_bytes_in_registers,
     missing_among,
-    transpose_codes,
 )
-from hpv.kernels.tiles import pack_tile, present_rows, search_tile, space_of_thread
+from hpv.kernels.tiles import copy_line, pack_tile, present_rows, search_tile, space_of_thread, transpose_tile
 
 # Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
 TILE_NODES = 128
@@ -110,27 +108,34 @@ def make_tallier(edges: np.ndarray, infinity: int, tables: Sequence[np.ndarray],
 
 
 def tally_values(
-    bits: np.ndarray, first: int, classes: np.ndarray, tallier: Tallier, tallies: Sequence[np.ndarray]
+    bits: np.ndarray,
+    first: int,
+    classes: np.ndarray,
+    tallier: Tallier,
+    tallies: Sequence[np.ndarray],
+    codes: np.ndarray | None = None,
 ) -> int | None:
     """Add the nodes ``first : first + n`` of a C-contiguous block (s, N) to a tally (s, g + 2), int32, for each tail.
 
-    Returns the number of NaN; None, and nothing is done, where so few samples are sooner coded.
+    The codes (s, n) are left behind if they are asked for. Returns the number of NaN; None, and nothing is done, where
+    so few samples are sooner coded.
     """
     present = np.unique(classes)
     if len(classes) < FEWEST_VALUES * len(present):
         return None
     space, missing = space_of_thread(bits.dtype), 0
+    left = np.empty((0, 0), np.uint8) if codes is None else codes
     for c in present:
         rows = coding.padded_rows(np.flatnonzero(classes == c), GROUP)
         what = tallier.trees, tallier.levels, tallier.infinity, space, tallier.tables[c], tallier.without[c]
-        missing += tally_many(bits, first, len(tallier.trees), rows, *what, tuple(tallies))
+        missing += tally_many(bits, first, len(tallier.trees), rows, *what, tuple(tallies), left)
     return missing
 
 
 @kernel
-def tally_many(bits, first, nodes, rows, trees, levels, infinity, space, tables, without, tallies):
-    # (s, N), (r,), (n, t), (v, n, e), (n,) -> v times (s, g + 2)
-    """Add the nodes of the chosen rows to tallies; returns the number of NaN.
+def tally_many(bits, first, nodes, rows, trees, levels, infinity, space, tables, without, tallies, left):
+    # (s, N), (r,), (n, t), (v, n, e), (n,) -> v times (s, g + 2), (s, n)
+    """Add the nodes of the chosen rows to tallies; returns the number of NaN. Codes are ``left`` where there is room.
 
     Most nodes are above all thresholds: those are counted by leaving them out.
     """
@@ -147,14 +152,17 @@ def tally_many(bits, first, nodes, rows, trees, levels, infinity, space, tables,
             search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
             total += count_gone(codes, without[j : j + width], count, missing)
             step = width + LANE_BYTES
+            if left.size > 0:
+                transpose_tile(codes, width, space.lines, step)
+                for q in range(count):
+                    copy_line(space.lines, q * step, left[rows[i + q], j : j + width])
             for v in range(tables.shape[0]):
                 tally = tallies[v]
                 above = tally.shape[1] - 2
                 table = tables[v]
                 for c in range(width):
                     look_up_codes(codes, c * GROUP, table, (j + c) * entries, levels, answers, c * GROUP)
-                for c in range(0, width, CODE_NODES):
-                    transpose_codes(answers, c * GROUP, space.lines, c, step)
+                transpose_tile(answers, width, space.lines, step)
                 for q in range(count):
                     space.lines[q * step + width : (q + 1) * step] = above
                     size = 0

@@ -146,6 +146,21 @@ def present_rows(rows, r):  # (r,)
 
 
 @kernel
+def transpose_tile(codes, width, lines, step):  # (n * GROUP,)
+    """Codes node by node become lines of one sample each, ``step`` apart."""
+    for c in range(0, width, CODE_NODES):
+        transpose_codes(codes, c * GROUP, lines, c, step)
+
+
+@kernel
+def copy_line(lines, at, target):  # -> (n,)
+    """``target[:] = lines[at : at + n]``."""
+    line = lines[at : at + target.size]
+    for c in range(target.size):
+        target[c] = line[c]
+
+
+@kernel
 def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start):
     # (s, N), (r,), (n, t) -> (s, n)
     """Codes of the nodes ``first : first + n`` of every sample; the chosen rows are all.
@@ -160,16 +175,13 @@ def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start)
             pack_tile(bits, first + j, width, rows, i, infinity, space)
             search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
             step = width + LANE_BYTES
-            for c in range(0, width, CODE_NODES):
-                transpose_codes(space.codes, c * GROUP, space.lines, c, step)
+            transpose_tile(space.codes.reshape(-1), width, space.lines, step)
             for q in range(present_rows(rows, i)):
                 to = (i + q) * nodes + j
                 if start >= 0:
                     stream(space.lines, q * step, width, flat, to, start)
                     continue
-                target, line = flat[to : to + width], space.lines[q * step : q * step + width]
-                for c in range(width):
-                    target[c] = line[c]
+                copy_line(space.lines, q * step, flat[to : to + width])
     if start >= 0:
         fence()
 

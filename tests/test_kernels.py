@@ -244,8 +244,10 @@ def test_tallies_from_values(form: FloatFormat, k: int) -> None:
         made = tallying.make_tallier(edges, form.infinity, tables, g)
         assert made is not None
         tallies, expected = (np.ones((2, samples, g + 2), np.int32) for _ in range(2))
-        found = tallying.tally_values(bits, first, group, made, list(tallies))
+        left = np.full(codes.shape, 7, np.uint8)
+        found = tallying.tally_values(bits, first, group, made, list(tallies), left)
         if found is not None:
+            np.testing.assert_array_equal(left, codes)
             assert found == np.count_nonzero(codes == MISSING_CODE)
             at = np.where(codes == MISSING_CODE, k + 1, codes)
             for one, table in zip(expected, tables, strict=True):

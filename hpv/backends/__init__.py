@@ -103,11 +103,18 @@ class Backend(Protocol):
         """
 
     def tally_values(
-        self, tallier: Any, bits: np.ndarray, first: int, group: np.ndarray, tallies: Sequence[np.ndarray]
+        self,
+        tallier: Any,
+        bits: np.ndarray,
+        first: int,
+        group: np.ndarray,
+        tallies: Sequence[np.ndarray],
+        codes: np.ndarray | None,
     ) -> int | None:
         """Add the nodes of all samples to a tally (samples, thresholds + 2) for each tail; the number of NaN.
 
-        None, and nothing is done, where so few samples are sooner coded.
+        Codes (samples, n) are left behind where they are asked for. None, and nothing is done, where so few samples
+        are sooner coded.
         """
 
     def tally(self, codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:

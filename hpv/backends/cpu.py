@@ -99,10 +99,15 @@ def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarr
 
 
 def tally_values(
-    tallier: Any, bits: np.ndarray, first: int, group: np.ndarray, tallies: Sequence[np.ndarray]
+    tallier: Any,
+    bits: np.ndarray,
+    first: int,
+    group: np.ndarray,
+    tallies: Sequence[np.ndarray],
+    codes: np.ndarray | None,
 ) -> int | None:
     """See `Backend`."""
-    return tallying.tally_values(bits, first, group, tallier, tallies)
+    return tallying.tally_values(bits, first, group, tallier, tallies, codes)
 
 
 def tally(codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
