@@ -100,15 +100,20 @@ def met(value: float, most: float | None = None, least: float | None = None) -> 
     return (most is None or value <= most) and (least is None or value >= least)
 
 
-def best(cases: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, float]:
-    """Seconds of each case: the least of ``rounds``, all cases in turns, after a call that is not timed."""
-    found = dict.fromkeys(cases, float("inf"))
+def rounds_of(cases: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
+    """Seconds of each case in each of ``rounds``, all cases in turns, after a call that is not timed."""
     for case in cases.values():
         case()
+    found: dict[Name, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
-            found[name] = min(found[name], seconds(case))
+            found[name].append(seconds(case))
     return found
+
+
+def best(cases: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, float]:
+    """Seconds of each case: the least of ``rounds``."""
+    return {name: min(taken) for name, taken in rounds_of(cases, rounds).items()}
 
 
 def seconds(function: Callable[[], Any]) -> float:
