@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, register_model
 
 LANE_BYTES = 64
@@ -75,7 +76,9 @@ def _stack_of(lanes: Lanes) -> types.UniTuple:
 
 
 def _address(context: Any, builder: ir.IRBuilder, kind: types.Array, array: Any, offset: Any) -> Any:
-    """Where item ``offset`` of a C-contiguous array lies, whatever its shape."""
+    """Where item ``offset`` of a C-contiguous array lies, whatever its shape; other layouts are not compiled."""
+    if kind.layout != "C":
+        raise TypingError(f"an array of layout {kind.layout} where items must lie side by side")
     return builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
 
 

@@ -579,8 +579,9 @@ def test_no_space_for_the_metadata(path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("zarr.storage._local._put", failing(errno.ENOSPC))
         with pytest.raises(DataError, match="attributes: no space left"):
             output.finish()
-        with pytest.raises(DataError, match="b: no space left"):
-            output.create("b", (1,), "f4", (1,))
+        output.create("b", (1,), "f4", (1,))
+        with pytest.raises(DataError, match="new arrays: no space left"):
+            output.write("b", None, np.zeros(1, np.float32))
     monkeypatch.undo()
     with pytest.raises(StoreError, match="incomplete"):
         open_store(path)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 import zarr
 
 from hpv.errors import DataError, InputError, OutputExistsError, StoreError
-from hpv.store.arrays import STRINGS, Selection, WritableArray, create_array, open_writable
+from hpv.store.arrays import STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
 from hpv.store.locks import Lock
 from hpv.store.reading import LOCK, RESERVED, VERSION, read_header
 
@@ -39,6 +40,8 @@ class Output:
         self._locks = locks
         self._group = None if complete else zarr.open_group(place, mode="r+")
         self._arrays: dict[str, WritableArray] = {}
+        self._wanted: dict[str, Any] = {}
+        self._making = threading.Lock()
 
     @classmethod
     def begin(
@@ -120,7 +123,7 @@ class Output:
         dimension_names: Sequence[str] | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """A new array of zeros (``dtype="string"``: of empty strings).
+        """A new array of zeros (``dtype="string"``: of empty strings); made when any of them is used.
 
         In a store that is continued an array that is there is kept, with its length along the first dimension.
         """
@@ -137,21 +140,35 @@ class Output:
                         f"{origin} was begun with row shape, dtype and chunks {found}, this run has {wanted}; "
                         f"use another path, or overwrite it."
                     )
+                self._arrays[name] = array
             else:
-                created = create_array(
-                    self._place, name, tuple(shape), dtype, tuple(chunks), dimension_names, dict(attributes or {})
-                )
-                array = WritableArray(created, origin)
-        self._arrays[name] = array
+                names = None if dimension_names is None else tuple(dimension_names)
+                noted = json.dumps(dict(attributes or {}))
+                self._wanted[name] = array_metadata(tuple(shape), str(dtype), tuple(chunks), names, noted)
+
+    def _make(self) -> None:
+        """Make the arrays that are wanted, all at once."""
+        with self._making:
+            if self._wanted:
+                with self._saving("new arrays"):
+                    create_arrays(self._place, self._wanted)
+                    for name in self._wanted:
+                        self._arrays[name] = open_writable(self._place, name, f"{self.path}: array {name}")
+                self._wanted = {}
+
+    def _array(self, name: str) -> WritableArray:
+        if name not in self._arrays:
+            self._make()
+        return self._arrays[name]
 
     def write(self, name: str, selection: Selection, data: Any) -> None:
         """Put ``data`` into an array that this run created or took up; threads write different chunks."""
         with self._saving(name):
-            self._arrays[name].write(selection, data)
+            self._array(name).write(selection, data)
 
     def read(self, name: str, selection: Selection = None, out: np.ndarray | None = None) -> np.ndarray:
         """What has been written."""
-        return self._arrays[name].read(selection, out)
+        return self._array(name).read(selection, out)
 
     def take(self, name: str) -> np.ndarray:
         """The whole of an array that this run or an earlier one wrote."""
@@ -164,12 +181,12 @@ class Output:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an array that this run created or took up."""
-        return self._arrays[name].shape
+        return self._array(name).shape
 
     def resize(self, name: str, shape: Sequence[int]) -> None:
         """Change the lengths of an array."""
         with self._saving(name):
-            self._arrays[name].resize(tuple(shape))
+            self._array(name).resize(tuple(shape))
 
     def checkpoint(self, progress: Mapping[str, Any]) -> None:
         """Note how far the work is: what was written before is there after a kill at any moment."""
@@ -213,8 +230,9 @@ class Output:
         return self._group
 
     def _save(self, changes: Mapping[str, Any]) -> None:
-        """One atomic replacement of the root's metadata."""
+        """One atomic replacement of the root's metadata, once all arrays are there."""
         group = self._writer()
+        self._make()
         self._root = {**self._root, **json.loads(json.dumps(dict(changes)))}
         with self._saving("attributes"):
             group.attrs.put(self._root)
