@@ -38,8 +38,8 @@ FEW = {2: 56, 4: 20, 8: 20}
 FEW_ON_GRID = 56.0
 # Depths of search trees: a kernel is compiled for each depth that is used.
 DEPTHS = (6, 7, 8)
-# Counters of 16 bits are emptied after so many rows.
-MOST_ROWS = 32_760
+# Counters of 16 bits are emptied after so many rows, whole groups of them: what fills a group up is counted as NaN.
+MOST_ROWS = 511 * GROUP
 
 
 class Coder(NamedTuple):
@@ -135,10 +135,11 @@ class Accumulation:
         """Count the chosen rows of a C-contiguous block (s, N), nodes ``first : first + n``."""
         for start in range(0, len(rows), MOST_ROWS):
             part = rows[start : start + MOST_ROWS]
-            if self.rows + len(part) > MOST_ROWS:
+            height = -(-len(part) // GROUP) * GROUP
+            if self.rows + height > MOST_ROWS:
                 self._empty()
                 self.rows = 0
-            self.rows += len(part)
+            self.rows += height
             self._add(bits, first, part)
 
     def finish(self) -> Counts:
