@@ -10,14 +10,27 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from hypothesis import strategies as st
 
 from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, FloatFormat
+from hpv.kernels import ranging, tallying
+
+STRAIGHT, BY_CODES = 1, 10**9
+"""Fewest samples whose answers come straight from their values."""
+
+
+def ways() -> Iterator[None]:
+    """Both ways to ranges and tallies, which the number of samples would choose between."""
+    for fewest in (STRAIGHT, BY_CODES):
+        with mock.patch.object(ranging, "FEWEST_ROWS", fewest), mock.patch.object(tallying, "FEWEST_VALUES", fewest):
+            yield
+
 
 Activations = tuple[np.ndarray, FloatFormat]
 Node = Callable[[np.random.Generator, int, FloatFormat], np.ndarray]
