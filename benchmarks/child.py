@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -90,7 +89,7 @@ def fit_in_memory(store: str, memory: str, threads: int) -> Steps:
 
 
 def score_in_memory(store: str, background: str, memory: str, threads: int) -> Steps:
-    """The scores of the same values as one array; nothing is written."""
+    """The scores and codes of the same values as one array; nothing is written."""
     import hpv
     from hpv.scoring import prepare_score, run_score
     from hpv.streaming import Quiet
@@ -101,8 +100,8 @@ def score_in_memory(store: str, background: str, memory: str, threads: int) -> S
     watch = Stopwatch()
     parts: list[Any] = []
     source = {layer_name(store): values}
-    ready = prepare_score(hpv.open(background), source, keep=(), memory=memory, threads=threads)  # type: ignore[arg-type]
-    run_score(ready, Quiet(), lambda _, results, *more: parts.append(results))
+    ready = prepare_score(hpv.open(background), source, memory=memory, threads=threads)  # type: ignore[arg-type]
+    run_score(ready, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
     took = watch.read()
     yield {**took, "found": float(sum(part[ready.options.kinds[0]].score.sum() for part in parts))}
 
@@ -118,8 +117,6 @@ def read(store: str, memory: str, threads: int, pilot: bool, write: str | None =
     watch = Stopwatch()
     bare_loop(plan, size, threads, write)
     took = watch.read()
-    if write is not None:
-        shutil.rmtree(write)
     yield {**took, "chunks": len(files), "bytes": len(files) * size}
 
 

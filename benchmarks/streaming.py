@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -40,7 +41,7 @@ def measure(options: Options) -> list[Table]:
         for what in options.streamed:
             if what == "score":
                 job["background"] = str(folder / "background")
-                _run(Child("fit", **_without(job, "background"), out=job["background"]))
+                _run(Child("fit", **_without(job, "background"), out=job["background"]), store)
             compute: list[dict[str, Any]] = []
             for cache in caches:
                 table.add(**_compare(what, cache, job, folder, compute, options))
@@ -49,8 +50,9 @@ def measure(options: Options) -> list[Table]:
     table.notes += [
         "seconds: plan, read, compute and write, once the kernels are loaded. read: a bare loop over the same chunks",
         "into one buffer per thread, the pilot's included; for score it writes as many bytes as there are codes.",
-        "compute: the same values as one array. private: above what the imports take, loading the kernels included.",
-        "Right before each of these 2 GiB of memory are used and given back: all find memory that is there.",
+        "compute: the same values as one array; for score codes are made, not written. private: above what the",
+        "imports take, loading the kernels included. Right before each of these 2 GiB of memory are used and given",
+        "back, so that all find memory that is there; for a warm page cache the store is read through once more.",
         "cpu ratio: the same ratio of the seconds that processors worked; a busy machine changes it less.",
     ]
     return [table]
@@ -78,16 +80,18 @@ def _compare(
     what: str, cache: str, job: dict[str, Any], folder: Path, compute: list[dict[str, Any]], options: Options
 ) -> dict[str, Any]:
     """One row: hpv, the bare loop and, while the cache is warm, the work in memory, in turns."""
-    write = None if what == "fit" else str(folder / "bytes")
-    reading = _without(job, "background") | {"pilot": what == "fit", "write": write}
+    reading = _without(job, "background") | {"pilot": what == "fit"}
     cold = cache == "cold"
     ours, bare = [], []
-    for _ in range(1 if cold else options.rounds):
-        ours.append(_run(Child(what, **job, out=str(folder / "out")), cold))
-        shutil.rmtree(folder / "out")
-        bare.append(_run(Child("read", **reading), cold))
+    warm = None if cold else Path(job["store"])
+    for number in range(1 if cold else options.rounds):
+        # Nothing is removed on the way: a file system (ext4) is slow to make files right after many were removed.
+        place = str(folder / f"{what}-{cache}-{number}")
+        ours.append(_run(Child(what, **job, out=place), warm))
+        write = None if what == "fit" else f"{place}-bytes"
+        bare.append(_run(Child("read", **reading, write=write), warm))
         if not cold:
-            compute.append(_run(Child(f"{what}_in_memory", **job)))
+            compute.append(_run(Child(f"{what}_in_memory", **job), warm))
     answers = {str(one["found"])[:12] for one in ours + compute}
     if len(answers) != 1:
         raise RuntimeError(f"{what} of the store and of the array in memory differ: {', '.join(sorted(answers))}")
@@ -104,30 +108,43 @@ def _compare(
     }  # fmt: skip
 
 
-def _run(child: Child, cold: bool = False) -> dict[str, Any]:
-    """All steps of a child: what they found, and its private memory above the imports."""
+def _run(child: Child, warm: Path | None) -> dict[str, Any]:
+    """All steps of a child: what they found, and its private memory above the imports. A ``warm`` store is cached."""
     found: dict[str, Any] = {}
     with child:
         child.step()
         imports = child.private()
-        peaks = []
-        for number in range(2):
-            if number and cold:
-                empty_page_cache()
-            if number:
-                back_memory()
-            found |= child.step()
-            peaks += [child.peak] if child.peak is not None else []
+        found |= child.step()
+        peaks = [child.peak]
+        if warm is None:
+            empty_page_cache()
+        settle()
+        if warm is not None:
+            read_through(warm)
+        found |= child.step()
+        peaks = [peak for peak in (*peaks, child.peak) if peak is not None]
         found["private"] = max(peaks) - imports if peaks and imports is not None else None
     return found
 
 
-def back_memory() -> None:
-    """Use memory and give it back, so that what runs next finds memory that is there.
+def settle() -> None:
+    """Leave nothing behind that would be charged to what runs next.
 
-    A virtual machine's host takes free memory back within seconds, and gives it again at a second or more per GB.
+    What was written before goes to the disk now. Memory is used and given back: a virtual machine's host takes free
+    memory back within seconds, and gives it again at a second or more per GB.
     """
+    os.sync()
     np.ones(BACKED, np.uint8)
+
+
+def read_through(store: Path) -> None:
+    """Have a store in the page cache: some machines empty theirs within seconds."""
+    buffer = bytearray(4 * MIB)
+    for path in store.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
 
 
 def _without(job: dict[str, Any], name: str) -> dict[str, Any]:

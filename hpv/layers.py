@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,13 @@ class Layer:
         self.form = form
         self._array = array
         self._full_shape = _checked_shape(array.shape, origin)
-        self._inner = int(np.prod(self._full_shape[2:]))
+        self._inner = math.prod(self._full_shape[2:])
 
     @property
     def shape(self) -> tuple[int, int]:
         """Samples and nodes; dimensions after the first are laid out in a row (C order)."""
         samples, *rest = self._full_shape
-        return samples, int(np.prod(rest))
+        return samples, math.prod(rest)
 
     @property
     def chunks(self) -> tuple[int, int] | None:

@@ -29,6 +29,8 @@ IN_MEMORY = 16
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""
+KEPT_CHUNK = 4 * MIB
+"""Bytes of a chunk of codes or ranges: for smaller ones, making a file costs as much as filling it."""
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
 SEGMENT = GIB
@@ -141,6 +143,8 @@ class LayerPlan:
     """Ranges of nodes whose pilot is read and ordered at once; narrower, as all of the pilot is held."""
     block: int
     """Samples that a thread reads at once."""
+    part: int
+    """Samples that a thread works on before it writes: blocks until chunks of codes are full."""
     segments: tuple[slice, ...]
     """Ranges of samples between which a state may be saved."""
 
@@ -168,6 +172,8 @@ class Plan:
     """What the run needs at most, bytes above the imports."""
     bytes_read: int
     bytes_written: int
+    together: bool = False
+    """Whether samples are scored while they are read: there is room for the tables of all layers at once."""
 
     @property
     def blocks(self) -> int:
@@ -257,28 +263,37 @@ def plan_score(
 ) -> Plan:
     """The plan of a score: ``kept`` bytes are written per value, ``scores`` results per sample."""
     budget, workers = bytes_of(memory), thread_count(threads)
-    tallies = min(budget // TALLY_SHARE, source.samples * tails * groups * levels * 4)
+    of_sample = tails * groups * levels * 4
+    room = max(budget // TALLY_SHARE // of_sample, 1)
+    tallies = min(room, source.samples) * of_sample
     held = background.state_bytes + tallies
     usable = _usable(budget, background.state_bytes, "the background", tallies)
+    per_node = {}
+    for name, theirs in pairs.items():
+        entries = background.layers[name].edges.shape[1] + 4
+        itemsize = source.layers[theirs].form.key.itemsize
+        per_node[name] = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * itemsize * 2
+    tables = sum(each * background.layers[name].nodes for name, each in per_node.items())
+    together = tables <= usable // 2
+    if together:
+        usable, held, per_node = usable - tables, held + tables, dict.fromkeys(pairs, 0)
     layers, peak, written = [], 0, 0
     for name, theirs in pairs.items():
-        state, layer = background.layers[name], source.layers[theirs]
-        entries = state.edges.shape[1] + 4
-        tables = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * layer.form.key.itemsize * 2
-        # In every thread, what is kept lies beside the values.
-        plan, need = _walk(layer, (), tables, workers, usable, copies=1 + kept / layer.form.key.itemsize)
+        layer = source.layers[theirs]
+        plan, need = _walk(layer, (), per_node[name], workers, usable, kept=kept, most=max(room // workers, 1))
         layers.append(plan)
         peak = max(peak, need)
         written += layer.shape[0] * layer.shape[1] * kept
     written += source.samples * scores * 24
     read = sum(layer.bytes_read for layer in layers)
-    return Plan("score", tuple(layers), workers, budget, _reserve(budget) + held + peak, read, written)
+    needed = _reserve(budget) + held + peak
+    return Plan("score", tuple(layers), workers, budget, needed, read, written, together)
 
 
-def kept_chunks(nodes: int, samples: int) -> tuple[int, int]:
-    """Samples and nodes of a chunk of codes: about 1 MiB, whole rows up to 16,384 nodes, a power of two of samples."""
+def kept_chunks(nodes: int, samples: int, itemsize: int = 1) -> tuple[int, int]:
+    """Samples and nodes of a chunk of codes or ranges: whole rows up to 16,384 nodes, a power of two of samples."""
     columns = min(nodes, 16_384)
-    rows = max(64, 2 ** ((MIB // columns).bit_length() - 1))
+    rows = max(64, 2 ** ((KEPT_CHUNK // (columns * itemsize)).bit_length() - 1))
     return min(samples, rows), columns
 
 
@@ -309,24 +324,35 @@ def _walk(
     per_node: float,
     workers: int,
     usable: int,
-    copies: float = 1.0,
+    *,
+    kept: int = 0,
+    most: int | None = None,
     proposing: float = 0,
 ) -> tuple[LayerPlan, int]:
-    """Tiles of nodes and blocks of samples of one layer, and the bytes that they need."""
+    """Tiles of nodes and blocks of samples of one layer, and the bytes that they need.
+
+    ``kept`` bytes per value are made beside the values; a thread works on ``most`` samples before it adds them up.
+    """
     samples, nodes = layer.shape
     itemsize = layer.form.key.itemsize
     chunk_rows, chunk_nodes = layer.chunks or (1, nodes)
-    # Blocks begin at borders of the chunks that are read and of those that are written, where they go together.
-    both = math.lcm(chunk_rows, min(kept_chunks(nodes, samples)[0], samples)) if copies > 1 else chunk_rows
     share = usable // 2
     width = _tile_width(nodes, share, per_node, chunk_nodes)
-    row = int(width * itemsize * copies)
-    most = max(1, min(samples, share // workers // max(row, 1)))
+    row = width * (itemsize + kept)
+    fitting = max(1, min(samples, most or samples, share // workers // max(row, 1)))
     # Whole chunks are read once; only one that is too large for its share of memory is read in parts, each time whole.
-    unit = next((unit for unit in (both, chunk_rows) if unit <= most), 1)
-    in_place = layer.in_memory and copies == 1
-    rows = max(unit, min(most, block_samples(width * itemsize, samples, workers, in_place)) // unit * unit)
+    unit = chunk_rows
+    while unit > fitting:
+        unit = -(-unit // 2)
+    in_place = layer.in_memory and not kept
+    rows = max(unit, min(fitting, block_samples(width * itemsize, samples, workers, in_place)) // unit * unit)
     blocks = 0 if in_place else workers * rows * row
+    part = rows
+    if kept:
+        # Whole chunks of codes are written once, where there is room to collect them.
+        whole = min(math.lcm(rows, kept_chunks(nodes, samples)[0]), samples)
+        if whole <= (most or samples) and workers * whole * width <= share - blocks:
+            part, blocks = whole, blocks + workers * (whole - rows) * width
     # The pilot is read again for each of its tiles, so it gets all that blocks leave.
     pilot_width = _tile_width(nodes, usable - blocks, proposing, chunk_nodes)
     tiles, pilot_tiles = (
@@ -340,7 +366,8 @@ def _walk(
         )
     per_segment = max(rows * workers, int(SEGMENT // max(width * itemsize, 1)) // rows * rows)
     segments = tuple(slice(at, min(samples, at + per_segment)) for at in range(0, samples, per_segment))
-    return LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), pilot_tiles, rows, segments), need
+    found = LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), pilot_tiles, rows, part, segments)
+    return found, need
 
 
 def block_samples(row: int, samples: int, workers: int, in_memory: bool) -> int:

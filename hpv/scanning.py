@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpv.background import Background, ClosedLayer
 from hpv.errors import InputError
 from hpv.pvalues import check_tail, range_tables
+
+if TYPE_CHECKING:
+    from hpv.streaming import Buffers
 
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
 FORMS = ("subset", "whole")
@@ -21,6 +24,8 @@ GRID = 255
 """Thresholds of a grid."""
 POOLED = -1
 """Stands for the class where the pooled counts answered."""
+Kind = tuple[str, str, str]
+"""Tail, form, statistic."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class ScanOptions:
             raise InputError(f"against={self.against!r}: give one of {', '.join(AGAINST)}.")
 
     @property
-    def kinds(self) -> list[tuple[str, str, str]]:
+    def kinds(self) -> list[Kind]:
         """Every (tail, form, statistic) asked for."""
         return list(product(self.tails, self.forms, self.statistics))
 
@@ -71,9 +76,20 @@ class Scored:
     label: np.ndarray
     """Class whose counts answered, int32; -1 for the pooled counts."""
 
+    @classmethod
+    def empty(cls, samples: int) -> Scored:
+        """Room for the answers of so many samples."""
+        return cls(np.empty(samples), np.empty(samples), np.empty(samples, np.int64), np.empty(samples, np.int32))
+
+    def part(self, rows: slice) -> Scored:
+        """The answers of some of the samples, in the same memory."""
+        return Scored(self.score[rows], self.alpha[rows], self.size[rows], self.label[rows])
+
 
 def join(parts: Sequence[Scored]) -> Scored:
     """The answers of consecutive ranges of samples, as one."""
+    if len(parts) == 1:
+        return parts[0]
     return Scored(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Scored)))
 
 
@@ -121,6 +137,7 @@ def level_table(pmax: np.ndarray, counted: np.ndarray, thresholds: np.ndarray) -
 class Tables:
     """What turns blocks of some nodes into codes and tallies."""
 
+    nodes: int
     coder: Any
     levels: dict[str, Any]
     """Levels by tail, laid out by the backend."""
@@ -181,15 +198,19 @@ class Scanner:
         tallier = None
         if self.options.alphas == "grid" and len(self.targets) == 1:
             tallier = self.backend.make_tallier(keys, form, list(joined.values()), GRID)
-        return Tables(self.backend.make_coder(keys, form), made, tallier)
+        return Tables(len(keys), self.backend.make_coder(keys, form), made, tallier)
 
-    def empty_tallies(self, samples: int) -> dict[str, np.ndarray]:
-        """Tallies (targets, samples, thresholds + 2) by tail."""
-        count = len(self.targets)
-        return {
-            tail: np.zeros((count, samples, len(thresholds) + 2), np.int32)
-            for tail, thresholds in self.thresholds.items()
-        }
+    def empty_tallies(self, samples: int, buffers: Buffers | None = None) -> dict[str, np.ndarray]:
+        """Tallies (targets, samples, thresholds + 2) by tail; in the memory of ``buffers`` if there are any."""
+        tallies = {}
+        for tail, thresholds in self.thresholds.items():
+            shape = (len(self.targets), samples, len(thresholds) + 2)
+            if buffers is None:
+                tallies[tail] = np.zeros(shape, np.int32)
+            else:
+                tallies[tail] = buffers.get(f"tallies, {tail}", shape, np.int32)
+                tallies[tail].fill(0)
+        return tallies
 
     def tally(self, codes: np.ndarray, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]) -> None:
         """Add a block of codes; ``group`` (s,) is used unless every sample is scored against all classes."""
@@ -218,19 +239,23 @@ class Scanner:
         found: int | None = self.backend.tally_values(tables.tallier, bits, first, group, views, codes)
         return found
 
-    def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray) -> dict[tuple[str, str, str], Scored]:
-        """Scores of the samples of some tallies."""
-        return {kind: self._score(tallies[kind[0]], kind, group) for kind in self.options.kinds}
-
-    def _score(self, tally: np.ndarray, kind: tuple[str, str, str], group: np.ndarray) -> Scored:
-        tail, form, statistic = kind
-        results = [score_tallies(part, self.thresholds[tail], statistic, form) for part in tally]
-        if self.options.against != "lowest":
-            return Scored(*results[0], self.labels_of(group))
-        best = np.argmin([score for score, _, _ in results], axis=0)
-        every = np.arange(len(best))
-        score, alpha, size = (np.stack([result[part] for result in results])[best, every] for part in range(3))
-        return Scored(score, alpha, size, self.labels_of(np.array(self.targets)[best]))
+    def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray, out: Mapping[Kind, Scored]) -> None:
+        """Fill in the answers of the samples of some tallies."""
+        own = self.labels_of(group)
+        for (tail, form, statistic), answers in out.items():
+            each: list[Scored] = []
+            for part in tallies[tail]:
+                found = answers if not each else Scored.empty(len(own))
+                score_tallies(part, self.thresholds[tail], statistic, form, found)
+                each.append(found)
+            if self.options.against != "lowest":
+                answers.label[:] = own
+                continue
+            best = np.argmin([found.score for found in each], axis=0)
+            answers.label[:] = self.labels_of(np.array(self.targets)[best])
+            every = np.arange(len(best))
+            for name in ("score", "alpha", "size"):
+                getattr(answers, name)[:] = np.stack([getattr(found, name) for found in each])[best, every]
 
     def labels_of(self, group: np.ndarray) -> np.ndarray:
         """The class label of every group."""
@@ -241,16 +266,15 @@ class Scanner:
 
 
 def score_tallies(
-    tally: np.ndarray, thresholds: np.ndarray, statistic: str, form: str
+    tally: np.ndarray, thresholds: np.ndarray, statistic: str, form: str, out: Scored | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, alpha and size (s,) of tallies (s, thresholds + 2); float64, the same for every backend."""
     from hpv.kernels.scoring import score_tallies as fill
 
-    samples = len(tally)
-    score, alpha, size = np.empty(samples), np.empty(samples), np.empty(samples, np.int64)
+    out = Scored.empty(len(tally)) if out is None else out
     kind, shape = STATISTICS.index(statistic), FORMS.index(form)
-    fill(tally, thresholds, kind, shape, score, alpha, size)
-    return score, alpha, size
+    fill(tally, thresholds, kind, shape, out.score, out.alpha, out.size)
+    return out.score, out.alpha, out.size
 
 
 def scan_pvalues(
@@ -269,16 +293,17 @@ def scan_pvalues(
         raise InputError(f"p-values of shape {pmax.shape}; give (samples, nodes).")
     if ((pmax <= 0) | (pmax > 1)).any():
         raise InputError(f"p-values from {np.nanmin(pmax)} to {np.nanmax(pmax)}; give numbers above 0 and up to 1.")
-    results = [_scan_row(row, statistic, form, alpha_max) for row in pmax]
-    empty = np.zeros(0), np.zeros(0), np.zeros(0, np.int64)
-    return tuple(np.concatenate(parts) for parts in zip(empty, *results, strict=True))  # type: ignore[return-value]
+    out = Scored.empty(len(pmax))
+    for i, row in enumerate(pmax):
+        _scan_row(row, statistic, form, alpha_max, out.part(slice(i, i + 1)))
+    return out.score, out.alpha, out.size
 
 
-def _scan_row(row: np.ndarray, statistic: str, form: str, alpha_max: float) -> Sequence[np.ndarray]:
+def _scan_row(row: np.ndarray, statistic: str, form: str, alpha_max: float, out: Scored) -> None:
     thresholds, counts = np.unique(row[row <= alpha_max], return_counts=True)
     counted = np.count_nonzero(~np.isnan(row))
     tally = np.array([[*counts, counted - counts.sum(), len(row) - counted]], np.int32)
-    return score_tallies(tally, thresholds, statistic, form)
+    score_tallies(tally, thresholds, statistic, form, out)
 
 
 def subset_nodes(closed: ClosedLayer, codes: np.ndarray, group: int, tail: str, alpha: float) -> np.ndarray:

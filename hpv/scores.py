@@ -220,10 +220,10 @@ class _Writer:
         for plan, name in zip(ready.plan.layers, ready.pairs, strict=True):
             shape = (samples, plan.nodes)
             names = ["sample", "node"]
-            chunks = kept_chunks(plan.nodes, samples)
             if "codes" in self.keep:
-                output.create(f"codes/{escape(name)}", shape, "u1", chunks, names)
+                output.create(f"codes/{escape(name)}", shape, "u1", kept_chunks(plan.nodes, samples), names)
             if "ranges" in self.keep:
+                chunks = kept_chunks(plan.nodes, samples, 4)
                 for tail in ready.options.tails:
                     for end in ("pmin", "pmax"):
                         output.create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4", chunks, names)
@@ -278,10 +278,22 @@ class _Writer:
         for (tail, name), tables in self.tables.items():
             if name == layer:
                 part = tuple(np.ascontiguousarray(table[:, nodes]) for table in tables)
-                out = (np.empty(codes.shape, np.float32), np.empty(codes.shape, np.float32))
-                self.ready.scanner.backend.look_up_ranges(codes, group, part, out)
-                for end, values in zip(("pmin", "pmax"), out, strict=True):
-                    self.output.write(f"ranges/{tail}/{escape(layer)}/{end}", (samples, nodes), values)
+                self.write_ranges(f"ranges/{tail}/{escape(layer)}", samples, nodes, codes, group, part)
+
+    def write_ranges(
+        self, folder: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray,
+        tables: tuple[np.ndarray, ...],
+    ) -> None:  # fmt: skip
+        """Keep the ranges of one tail, a chunk's samples at a time."""
+        width = codes.shape[1]
+        step = kept_chunks(width, self.ready.source.samples, 4)[0]
+        for rows in streaming.blocks(samples, step):
+            inside = slice(rows.start - samples.start, rows.stop - samples.start)
+            shape = (rows.stop - rows.start, width)
+            out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
+            self.ready.scanner.backend.look_up_ranges(codes[inside], group[inside], tables, out)
+            for end, values in zip(("pmin", "pmax"), out, strict=True):
+                self.output.write(f"{folder}/{end}", (rows, nodes), values)
 
 
 def _own_labels(ready: Score) -> np.ndarray:

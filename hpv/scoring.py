@@ -17,8 +17,8 @@ from hpv.blocks import Block, read_block
 from hpv.errors import HpvWarning, InputError
 from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
-from hpv.planning import TALLY_SHARE, LayerPlan, Plan, plan_score
-from hpv.scanning import Scanner, ScanOptions, Scored, Tables, join
+from hpv.planning import SCORE_CHUNK, SEGMENT, TALLY_SHARE, LayerPlan, Plan, plan_score
+from hpv.scanning import Kind, Scanner, ScanOptions, Scored, Tables
 from hpv.sources import Activations, open_activations
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ KEPT_NODES = 65_536
 """Tables of layers with up to so many nodes are kept for the next scan."""
 KEEP = ("codes", "ranges")
 
-Results = Mapping[tuple[str, str, str], Scored]
+Results = Mapping[Kind, Scored]
+WriteCodes = Callable[[str, slice, slice, np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def run_score(
     ready: Score,
     progress: streaming.Progress,
     write: Callable[[slice, Results, int], None],
-    write_codes: Callable[[str, slice, slice, np.ndarray, np.ndarray], None] | None = None,
+    write_codes: WriteCodes | None = None,
     start: int = 0,
 ) -> None:
     """Score all samples from ``start`` on, a range after the other.
@@ -143,49 +144,35 @@ def run_score(
 
     ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
     """
-    plans = dict(zip(ready.pairs, ready.plan.layers, strict=True))
-    progress.start("score", sum(plan.bytes_read for plan in plans.values()))
-    step = segment_length(ready)
-    tables = _Tables(ready, plans)
-    for segment in streaming.blocks(slice(start, ready.source.samples), step):
-        tallies = ready.scanner.empty_tallies(segment.stop - segment.start)
-        missing = 0
-        for name, plan in plans.items():
-            for tile in plan.tiles:
-                made = tables.get(name, tile)
-                missing += _tally_tile(ready, plan, name, tile, made, segment, tallies, progress, write_codes)
-        write(segment, _scores(ready, tallies, segment), missing)
-
-
-def _scores(ready: Score, tallies: Mapping[str, np.ndarray], segment: slice) -> Results:
-    """Scores of a range of samples, worked out by all threads."""
-
-    def task(rows: slice) -> Results:
-        part = {tail: tally[:, rows] for tail, tally in tallies.items()}
-        return ready.scanner.scores(part, ready.group[segment][rows])
-
-    whole = slice(0, segment.stop - segment.start)
-    parts = streaming.run(task, streaming.split(whole, ready.plan.threads, 64), ready.plan.threads)
-    return {kind: join([part[kind] for part in parts]) for kind in ready.options.kinds}
+    walk = _Walk(ready, progress, write_codes)
+    progress.start("score", sum(plan.bytes_read for plan in walk.plans.values()))
+    for segment in streaming.blocks(slice(start, ready.source.samples), segment_length(ready)):
+        write(segment, *walk.score(segment))
 
 
 def segment_length(ready: Score) -> int:
-    """Samples whose tallies are made at once: as many as there is room for, blocks doubled again and again."""
-    row = sum(len(t) + 2 for t in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
-    room = max(ready.plan.memory // TALLY_SHARE // max(row, 1), 1)
-    samples = max(plan.block for plan in ready.plan.layers) * ready.plan.threads
+    """Samples that are scored before anything is written, blocks doubled again and again.
+
+    Where their tallies wait for other tiles: as many as there is room for.
+    """
+    if ready.plan.together:
+        row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
+        room = min(SCORE_CHUNK, SEGMENT // max(row, 1))
+    else:
+        row = sum(len(t) + 2 for t in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
+        room = ready.plan.memory // TALLY_SHARE // max(row, 1)
+    samples = max(plan.part for plan in ready.plan.layers) * ready.plan.threads
     while 2 * samples <= room:
         samples *= 2
     return samples
 
 
 class _Tables:
-    """Tables of tiles: kept with the background where they are small, for this run where a layer is one tile."""
+    """Tables of tiles: kept with the background where they are small, for this run where there is room for all."""
 
     def __init__(self, ready: Score, plans: Mapping[str, LayerPlan]) -> None:
         self.ready = ready
         small = all(plan.nodes <= KEPT_NODES for plan in plans.values())
-        self.keep = all(len(plan.tiles) == 1 for plan in plans.values())
         self.kept: dict[tuple[str, ...], Any] = ready.background.kept if small else {}
 
     def get(self, name: str, tile: slice) -> Tables:
@@ -196,64 +183,108 @@ class _Tables:
             found: Tables = self.kept[key]
             return found
         made = self.ready.scanner.tables(name, tile, form)
-        if self.keep:
+        if self.ready.plan.together:
             self.kept[key] = made
         return made
 
 
-def _tally_tile(
-    ready: Score,
-    plan: LayerPlan,
-    name: str,
-    tile: slice,
-    tables: Tables,
-    segment: slice,
-    tallies: Mapping[str, np.ndarray],
-    progress: streaming.Progress,
-    write_codes: Callable[[str, slice, slice, np.ndarray, np.ndarray], None] | None,
-) -> int:
-    """Add one tile of nodes to the tallies of a range of samples, by as many tasks as there are threads.
+class _Walk:
+    """One run over the samples: what its threads share."""
 
-    Returns the number of NaN among the values.
-    """
-    layer = ready.source.layers[ready.pairs[name]]
-    buffers = streaming.Buffers()
-    nodes = tile.stop - tile.start
-    step = coded_samples(nodes)
+    def __init__(self, ready: Score, progress: streaming.Progress, write_codes: WriteCodes | None) -> None:
+        self.ready = ready
+        self.progress = progress
+        self.write_codes = write_codes
+        self.plans = dict(zip(ready.pairs, ready.plan.layers, strict=True))
+        self.tables = _Tables(ready, self.plans)
+        self.buffers = streaming.Buffers()
+        tiles = [(name, tile) for name, plan in self.plans.items() for tile in plan.tiles]
+        self.passes = [tiles] if ready.plan.together else [[tile] for tile in tiles]
+        """Tiles whose tables are held at the same time."""
 
-    parts = streaming.shared(segment, plan.block)
+    def score(self, segment: slice) -> tuple[Results, int]:
+        """Results of a range of samples, and the number of NaN among their values."""
+        samples, missing = segment.stop - segment.start, 0
+        results = {kind: Scored.empty(samples) for kind in self.ready.options.kinds}
+        waiting = self.ready.scanner.empty_tallies(samples) if len(self.passes) > 1 else None
+        for tiles in self.passes:
+            made = [(name, tile, self.tables.get(name, tile)) for name, tile in tiles]
+            last = tiles is self.passes[-1]
+            missing += self._run(segment, made, waiting, results if last else {})
+        return results, missing
 
-    def add(block: Block, part: slice, own: Mapping[str, np.ndarray], codes: np.ndarray | None) -> int:
-        group = ready.group[part]
-        found = ready.scanner.tally_values(block.bits, block.first, group, tables, own, codes)
-        if found is not None:
-            return found
-        if codes is None:
-            codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
-        for piece in streaming.blocks(slice(0, part.stop - part.start), step):
-            ready.scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
-            ready.scanner.tally(
-                codes[piece], group[piece], tables, {tail: tally[:, piece] for tail, tally in own.items()}
-            )
-        return int(np.count_nonzero(codes == MISSING_CODE))
+    def _run(
+        self,
+        segment: slice,
+        tiles: list[tuple[str, slice, Tables]],
+        waiting: Mapping[str, np.ndarray] | None,
+        results: Results,
+    ) -> int:
+        """Tally some tiles of a range of samples and fill in the results that are then known; the number of NaN."""
+        scanner, threads = self.ready.scanner, self.ready.plan.threads
+        step = max(self.plans[name].part for name, _, _ in tiles)
+        parts = streaming.shared(segment, step)
 
-    def task(_: int) -> int:
-        missing = 0
-        for part in parts:
-            block = read_block(layer, part, tile, buffers)
-            inside = slice(part.start - segment.start, part.stop - segment.start)
-            own = {tail: tally[:, inside] for tail, tally in tallies.items()}
-            if write_codes is None:
-                missing += add(block, part, own, None)
-            else:
-                codes = buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
-                missing += add(block, part, own, codes)
-                write_codes(name, part, tile, codes, ready.group[part])
-            progress.advance(block.bits.shape[0] * nodes * layer.form.key.itemsize)
+        def task(_: int) -> int:
+            missing = 0
+            for rows in parts:
+                inside = within(rows, segment)
+                if waiting is None:
+                    tallies = scanner.empty_tallies(rows.stop - rows.start, self.buffers)
+                else:
+                    tallies = {tail: tally[:, inside] for tail, tally in waiting.items()}
+                missing += sum(self._tally(name, tile, made, rows, tallies) for name, tile, made in tiles)
+                own = {kind: every.part(inside) for kind, every in results.items()}
+                scanner.scores(tallies, self.ready.group[rows], own)
+            return missing
+
+        threads = min(threads, -(-(segment.stop - segment.start) // step))
+        return sum(streaming.run(task, range(threads), threads))
+
+    def _tally(self, name: str, tile: slice, tables: Tables, samples: slice, tallies: Mapping[str, np.ndarray]) -> int:
+        """Add one tile of nodes to the tallies of a range of samples; the number of NaN among the values."""
+        plan, missing = self.plans[name], 0
+        layer, nodes = self.ready.source.layers[self.ready.pairs[name]], tile.stop - tile.start
+        for part in streaming.blocks(samples, plan.part):
+            codes = None
+            if self.write_codes is not None:
+                codes = self.buffers.get("codes", (part.stop - part.start, nodes), np.uint8)
+            for rows in streaming.blocks(part, plan.block):
+                block = read_block(layer, rows, tile, self.buffers)
+                own = {tail: tally[:, within(rows, samples)] for tail, tally in tallies.items()}
+                left = None if codes is None else codes[within(rows, part)]
+                missing += self._tally_block(block, self.ready.group[rows], tables, own, left)
+                self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
+            if self.write_codes is not None and codes is not None:
+                self.write_codes(name, part, tile, codes, self.ready.group[part])
         return missing
 
-    threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.block))
-    return sum(streaming.run(task, range(threads), threads))
+    def _tally_block(
+        self,
+        block: Block,
+        group: np.ndarray,
+        tables: Tables,
+        tallies: Mapping[str, np.ndarray],
+        codes: np.ndarray | None,
+    ) -> int:
+        """Add a block to the tallies of its samples, straight from its values or by way of codes."""
+        scanner = self.ready.scanner
+        found = scanner.tally_values(block.bits, block.first, group, tables, tallies, codes)
+        if found is not None:
+            return found
+        samples, nodes = len(group), tables.nodes
+        if codes is None:
+            codes = self.buffers.get("codes", (samples, nodes), np.uint8)
+        for piece in streaming.blocks(slice(0, samples), coded_samples(nodes)):
+            scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
+            own = {tail: tally[:, piece] for tail, tally in tallies.items()}
+            scanner.tally(codes[piece], group[piece], tables, own)
+        return int(np.count_nonzero(codes == MISSING_CODE))
+
+
+def within(inner: slice, outer: slice) -> slice:
+    """A range of samples, counted from the start of the range that it is part of."""
+    return slice(inner.start - outer.start, inner.stop - outer.start)
 
 
 def score(

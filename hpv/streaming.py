@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,19 +107,17 @@ class Buffers(threading.local):
     """Memory that a thread reads its blocks into, again and again: fresh pages cost more than the work on them."""
 
     def __init__(self) -> None:
-        self.arrays: dict[Any, Any] = {}
+        self.arrays: dict[str, Any] = {}
 
     def get(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """An array of this shape; whatever the last one for this purpose held is lost."""
         import numpy as np
 
-        dtype = np.dtype(dtype)
-        size = int(np.prod(shape))
-        flat = self.arrays.get((purpose, dtype))
-        if flat is None or flat.size < size:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        memory = self.arrays.get(purpose)
+        if memory is None or memory.size < size:
             # From the start of a line of the cache: vectors that lie across two lines cost twice.
-            memory = np.empty(size * dtype.itemsize + LINE, np.uint8)
+            memory = np.empty(size + LINE, np.uint8)
             start = -memory.ctypes.data % LINE
-            flat = memory[start : start + size * dtype.itemsize].view(dtype)
-            self.arrays[purpose, dtype] = flat
-        return flat[:size].reshape(shape)
+            memory = self.arrays[purpose] = memory[start : start + size]
+        return memory[:size].view(dtype).reshape(shape)

@@ -42,7 +42,7 @@ FACES = {
 # Who may import what; numpy, numba and the standard library are spoken of below.
 OWNERS = {
     "zarr": {"hpv.store"},
-    "google_crc32c": {"hpv.store"},
+    "awscrt": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},
     "sklearn": {"hpv.demo"},

@@ -58,6 +58,11 @@ class StoredArray:
         return dict(self._array.attrs)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its chunks are files of plain bytes, read and written without Zarr."""
+        return self._raw is not None
+
+    @property
     def missing_chunks(self) -> int:
         """How many chunks have no file and are read as the fill value; 0 in stores that hpv wrote."""
         if self._missing is None:
@@ -163,10 +168,15 @@ def array_metadata(
     ).metadata
 
 
-def create_arrays(folder: Path, nodes: Mapping[str, Any]) -> None:
+def create_arrays(folder: Path, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
     """New arrays of this metadata, all at once: one by one takes several milliseconds each."""
-    for _ in zarr.create_hierarchy(store=LocalStore(folder), nodes=dict(nodes)):
-        pass
+    made = {}
+    for name, node in zarr.create_hierarchy(store=LocalStore(folder), nodes=dict(nodes)):
+        if isinstance(node, zarr.Array):
+            array = WritableArray(node, f"{origin}: array {name}")
+            # What Zarr writes needs a setting that arrays get when they are opened.
+            made[name] = array if array.is_plain else open_writable(folder, name, array.origin)
+    return made
 
 
 def open_writable(folder: Path, name: str, origin: str) -> WritableArray:

@@ -151,9 +151,7 @@ class Output:
         with self._making:
             if self._wanted:
                 with self._saving("new arrays"):
-                    create_arrays(self._place, self._wanted)
-                    for name in self._wanted:
-                        self._arrays[name] = open_writable(self._place, name, f"{self.path}: array {name}")
+                    self._arrays |= create_arrays(self._place, self._wanted, str(self.path))
                 self._wanted = {}
 
     def _array(self, name: str) -> WritableArray:
