@@ -46,7 +46,7 @@ def measure(options: Options) -> list[Table]:
     )
     with processors(options.threads) as threads:
         calls = prepare(values)
-    calls["compute"] = partial(compute_in_threads, 2_000_000)
+    calls["compute"] = partial(compute_in_threads, 20_000_000)
     counts = (1, threads) if threads > 1 else (1,)
     # In turns: what else runs on the machine then slows both down.
     taken = rounds_of({(name, count): partial(_held, call, count) for name, call in calls.items() for count in counts},

@@ -100,6 +100,18 @@ def met(value: float, most: float | None = None, least: float | None = None) -> 
     return (most is None or value <= most) and (least is None or value >= least)
 
 
+def back_memory(size: int) -> None:
+    """Use memory and give it back, so that what runs next finds memory that is there.
+
+    A virtual machine's host takes free memory back within seconds, and gives it again at a second or more per GB.
+    """
+    np.ones(size, np.uint8)
+
+
+BACKED = 128 * MIB
+"""More than a call in memory takes for itself."""
+
+
 def rounds_of(cases: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
     """Seconds of each case in each of ``rounds``, all cases in turns, after a call that is not timed."""
     for case in cases.values():
@@ -107,6 +119,7 @@ def rounds_of(cases: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name
     found: dict[Name, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
+            back_memory(BACKED)
             found[name].append(seconds(case))
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import MIB, Options, Table, half_relu, met
+from benchmarks.measuring import MIB, Options, Table, back_memory, half_relu, met
 from benchmarks.watching import Child, empty_page_cache
 
 NODES = 4_096
@@ -128,13 +128,9 @@ def _run(child: Child, warm: Path | None) -> dict[str, Any]:
 
 
 def settle() -> None:
-    """Leave nothing behind that would be charged to what runs next.
-
-    What was written before goes to the disk now. Memory is used and given back: a virtual machine's host takes free
-    memory back within seconds, and gives it again at a second or more per GB.
-    """
+    """Leave nothing behind that would be charged to what runs next: what was written before goes to the disk now."""
     os.sync()
-    np.ones(BACKED, np.uint8)
+    back_memory(BACKED)
 
 
 def read_through(store: Path) -> None:

@@ -291,7 +291,8 @@ def _count_segment(
     buffers = streaming.Buffers()
     width = (tile.stop - tile.start) * layer.form.key.itemsize
 
-    parts = streaming.shared(segment, plan.block)
+    threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.least))
+    parts = streaming.Queue(segment, plan.block, plan.least, threads)
 
     def task(_: int) -> Any:
         accumulator = ready.backend.start_counts(counter, classes, layer.form)
@@ -301,7 +302,6 @@ def _count_segment(
             progress.advance((part.stop - part.start) * width)
         return ready.backend.finish_counts(accumulator)
 
-    threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.block))
     first, *others = streaming.run(task, range(threads), threads)
     for other in others:
         first.add(other)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -137,7 +138,7 @@ def propose(ordered: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, cove
     starts, stops = np.zeros((nodes, room), np.int64), np.zeros((nodes, room), np.int64)
     found = np.zeros(nodes, np.int64)
     placing.find_modal(ordered, counted, fraction.numerator, fraction.denominator, starts, stops, found)
-    edges = np.full((nodes, MOST_INNER_EDGES), form.unused, form.key)
+    edges = np.full((nodes, rule.most_edges), form.unused, form.key)
     if rule.binning == "uniform":
         inside = _uniform(ordered, counted, (starts, stops, found), form, int(rule.bins))
         placing.unite(inside, ordered, starts, found, form.infinity, edges)
@@ -156,10 +157,13 @@ def trim(edges: np.ndarray, form: FloatFormat) -> np.ndarray:
     return np.ascontiguousarray(edges[:, :used])
 
 
+@lru_cache(maxsize=1)
 def _measure(size: int, binning: str) -> np.ndarray:
     """Measure of the r largest of ``size`` values, r = 0..size: their share p for ``quantile``, else
 
     G(p) = p/3 + (2/3) (ln(p/(1-p)) + L) / (2L), with L = ln size and the logarithm kept within [-L, L].
+
+    Not to be written to.
     """
     share = np.arange(size + 1) / max(size, 1)
     if binning == "quantile" or size < 2:

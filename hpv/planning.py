@@ -24,8 +24,8 @@ COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
 LARGEST_BLOCK = 4 * MIB
 """More does not read faster, and stays less in the processor's cache."""
-IN_MEMORY = 16
-"""So many times larger are blocks of values that lie in memory."""
+LARGEST_IN_MEMORY, LEAST_IN_MEMORY = 64 * MIB, MIB
+"""Blocks of values that lie in memory need no buffer: they begin large, and are small where threads would wait."""
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""
@@ -145,6 +145,8 @@ class LayerPlan:
     """Samples that a thread reads at once."""
     part: int
     """Samples that a thread works on before it writes: blocks until chunks of codes are full."""
+    least: int
+    """Samples of the smallest part that a thread takes, so that none waits for long at the end."""
     segments: tuple[slice, ...]
     """Ranges of samples between which a state may be saved."""
 
@@ -345,7 +347,8 @@ def _walk(
     while unit > fitting:
         unit = -(-unit // 2)
     in_place = layer.in_memory and not kept
-    rows = max(unit, min(fitting, block_samples(width * itemsize, samples, workers, in_place)) // unit * unit)
+    largest, least = block_samples(width * itemsize, in_place)
+    rows = max(unit, min(fitting, largest) // unit * unit)
     blocks = 0 if in_place else workers * rows * row
     part = rows
     if kept:
@@ -366,17 +369,15 @@ def _walk(
         )
     per_segment = max(rows * workers, int(SEGMENT // max(width * itemsize, 1)) // rows * rows)
     segments = tuple(slice(at, min(samples, at + per_segment)) for at in range(0, samples, per_segment))
-    found = LayerPlan(layer.name, samples, nodes, itemsize, tiles, tuple(pilot), pilot_tiles, rows, part, segments)
-    return found, need
+    runs, least = tuple(pilot), min(rows, least) if in_place else part
+    return LayerPlan(layer.name, samples, nodes, itemsize, tiles, runs, pilot_tiles, rows, part, least, segments), need
 
 
-def block_samples(row: int, samples: int, workers: int, in_memory: bool) -> int:
-    """Samples of a block of rows of so many bytes.
-
-    What lies in memory needs no buffer: its blocks are few, but enough for threads of unequal speed.
-    """
-    largest = LARGEST_BLOCK // max(row, 1)
-    return min(IN_MEMORY * largest, max(largest, samples // (8 * workers))) if in_memory else largest
+def block_samples(row: int, in_memory: bool) -> tuple[int, int]:
+    """Samples of the largest and of the least block of rows of so many bytes."""
+    if in_memory:
+        return LARGEST_IN_MEMORY // row, max(LEAST_IN_MEMORY // row // 64 * 64, 64)
+    return LARGEST_BLOCK // row, LARGEST_BLOCK // row
 
 
 def _tile_width(nodes: int, share: int, per_node: float, chunk_nodes: int) -> int:

@@ -19,7 +19,9 @@ from hpv.sources import Layer, open_activations
 
 CACHED_PILOT = 8 * MIB
 """Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
-SORTED_TOGETHER = 4
+LEAST_TILE = 256
+"""Nodes that are worth the trouble of a tile of their own."""
+SORTED_TOGETHER = 8
 """Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""
 
 
@@ -55,13 +57,18 @@ def propose_layer(layer: Layer, plan: LayerPlan, rule: Rule, threads: int, progr
     """Inner edges of a layer, tile of nodes after tile of nodes."""
     pilot = _Pilot(layer, plan, rule, progress)
     if layer.in_memory:  # small tiles of its own for every thread
-        tiles = list(streaming.blocks(slice(0, layer.shape[1]), pilot.cached_nodes))
-        parts = streaming.run(pilot.propose, tiles, min(threads, len(tiles)))
+        nodes, largest = layer.shape[1], pilot.cached_nodes
+        tiles = streaming.Queue(slice(0, nodes), largest, min(largest, LEAST_TILE), threads)
+
+        def task(_: int) -> list[tuple[slice, np.ndarray]]:
+            return [(tile, pilot.propose(tile)) for tile in tiles]
+
+        threads = min(threads, -(-nodes // LEAST_TILE))
+        parts = [part for several in streaming.run(task, range(threads), threads) for part in several]
     else:  # what is read is read once: all threads at the same tile
-        tiles = list(plan.pilot_tiles)
-        parts = [pilot.propose(tile, threads) for tile in tiles]
-    keys = np.full((layer.shape[1], max(part.shape[1] for part in parts)), layer.form.unused, layer.form.key)
-    for tile, part in zip(tiles, parts, strict=True):
+        parts = [(tile, pilot.propose(tile, threads)) for tile in plan.pilot_tiles]
+    keys = np.full((layer.shape[1], max(part.shape[1] for _, part in parts)), layer.form.unused, layer.form.key)
+    for tile, part in parts:
         keys[tile, : part.shape[1]] = part
     return LayerEdges(keys, layer.form)
 

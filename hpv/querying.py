@@ -222,9 +222,11 @@ def _walk(layer: Layer, tile: slice, work: Callable[[Block, slice], None]) -> No
     """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
     samples, nodes = layer.shape[0], tile.stop - tile.start
     threads = 1 if samples * nodes < SMALL else thread_count(None)
-    step = block_samples(nodes * layer.form.key.itemsize, samples, threads, layer.in_memory)
+    largest, least = (
+        max(size // 64, 1) * 64 for size in block_samples(nodes * layer.form.key.itemsize, layer.in_memory)
+    )
     buffers = streaming.Buffers()
-    parts = streaming.shared(slice(0, samples), max(64, step // 64 * 64))
+    parts = streaming.Queue(slice(0, samples), largest, least, threads)
 
     def task(_: int) -> None:
         for part in parts:

@@ -222,8 +222,9 @@ class _Walk:
     ) -> int:
         """Tally some tiles of a range of samples and fill in the results that are then known; the number of NaN."""
         scanner, threads = self.ready.scanner, self.ready.plan.threads
-        step = max(self.plans[name].part for name, _, _ in tiles)
-        parts = streaming.shared(segment, step)
+        largest, least = (max(getattr(self.plans[name], size) for name, _, _ in tiles) for size in ("part", "least"))
+        threads = min(threads, -(-(segment.stop - segment.start) // least))
+        parts = streaming.Queue(segment, largest, least, threads)
 
         def task(_: int) -> int:
             missing = 0
@@ -238,7 +239,6 @@ class _Walk:
                 scanner.scores(tallies, self.ready.group[rows], own)
             return missing
 
-        threads = min(threads, -(-(segment.stop - segment.start) // step))
         return sum(streaming.run(task, range(threads), threads))
 
     def _tally(self, name: str, tile: slice, tables: Tables, samples: slice, tallies: Mapping[str, np.ndarray]) -> int:

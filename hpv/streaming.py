@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import mmap
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hpv.errors import StoppedError
 
-LINE = 64
-"""Bytes that a processor moves at once."""
+LARGE_PAGE = 2**21
+"""Bytes."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -49,24 +51,64 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int)
 
     if dask.config.get("scheduler", None) in ("sync", "synchronous", "single-threaded"):
         return [function(item) for item in items]
+    work = _Work(function)
     # A task is a call without arguments: Dask then does not look through them for others.
-    tasks = {("part", number): (partial(function, item),) for number, item in enumerate(items)}
-    stop = threading.Event()
-    with ThreadPoolExecutor(threads, initializer=lambda: setattr(_thread, "stop", stop)) as pool:
-        try:
-            return list(get(tasks, list(tasks), pool=pool))
-        finally:
-            stop.set()  # after an error or an interrupt: nothing goes on behind the caller's back
+    tasks = {("part", number): (partial(work, item),) for number, item in enumerate(items)}
+    try:
+        return list(get(tasks, list(tasks), pool=_pool(threads)))
+    finally:
+        work.end()
 
 
 class _Thread(threading.local):
     """What a thread must know."""
 
-    stop: threading.Event | None = None
-    """Set when its work is no longer wanted."""
+    work: _Work | None = None
 
 
 _thread = _Thread()
+_pools: dict[int, ThreadPoolExecutor] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)  # the threads stay with the parent
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: they keep their memory, and are there at once."""
+    return _pools.setdefault(threads, ThreadPoolExecutor(threads, "hpv"))
+
+
+class _Work(Generic[Item, Result]):
+    """Calls of a function, until its results are not wanted any more."""
+
+    def __init__(self, function: Callable[[Item], Result]) -> None:
+        self.function = function
+        self.stopped = False
+        self.calls = 0
+        self.changed = threading.Condition()
+
+    def __call__(self, item: Item) -> Result:
+        with self.changed:
+            self.check()
+            self.calls += 1
+        outer, _thread.work = _thread.work, self
+        try:
+            return self.function(item)
+        finally:
+            _thread.work = outer
+            with self.changed:
+                self.calls -= 1
+                self.changed.notify_all()
+
+    def check(self) -> None:
+        """End this call where its result is not wanted."""
+        if self.stopped:
+            raise StoppedError("stopped; run it again.")
+
+    def end(self) -> None:
+        """After an error or an interrupt nothing goes on behind the caller's back."""
+        with self.changed:
+            self.stopped = True
+            self.changed.wait_for(lambda: self.calls == 0)
 
 
 def split(rows: slice, parts: int, step: int) -> list[slice]:
@@ -80,27 +122,35 @@ def split(rows: slice, parts: int, step: int) -> list[slice]:
 def blocks(rows: slice, step: int) -> Iterator[slice]:
     """A range of samples in blocks of ``step``."""
     for start in range(rows.start, rows.stop, step):
-        if _thread.stop is not None and _thread.stop.is_set():
-            raise StoppedError("stopped; run it again.")
+        if _thread.work is not None:
+            _thread.work.check()
         yield slice(start, min(rows.stop, start + step))
 
 
-def shared(rows: slice, step: int) -> Iterator[slice]:
-    """The same for several threads at once: each block goes to whoever asks first, so none waits for a slower one."""
-    return _Shared(blocks(rows, step))
+class Queue:
+    """A range of samples for several threads at once: each takes the next block, so none waits for a slower one.
 
+    Blocks have ``largest`` samples, fewer near the end: half of a thread's share of what is left, or the ``least``.
+    """
 
-class _Shared:
-    def __init__(self, parts: Iterator[slice]) -> None:
-        self.parts = parts
+    def __init__(self, rows: slice, largest: int, least: int, threads: int) -> None:
+        self.start, self.stop = rows.start, rows.stop
+        self.largest, self.least, self.threads = largest, least, threads
         self.lock = threading.Lock()
 
     def __iter__(self) -> Iterator[slice]:
         return self
 
     def __next__(self) -> slice:
+        if _thread.work is not None:
+            _thread.work.check()
         with self.lock:
-            return next(self.parts)
+            share = (self.stop - self.start) // (2 * self.threads) // self.least * self.least
+            block = slice(self.start, min(self.stop, self.start + min(self.largest, max(self.least, share))))
+            self.start = block.stop
+        if block.start == block.stop:
+            raise StopIteration
+        return block
 
 
 class Buffers(threading.local):
@@ -116,8 +166,20 @@ class Buffers(threading.local):
         size = math.prod(shape) * np.dtype(dtype).itemsize
         memory = self.arrays.get(purpose)
         if memory is None or memory.size < size:
-            # From the start of a line of the cache: vectors that lie across two lines cost twice.
-            memory = np.empty(size + LINE, np.uint8)
-            start = -memory.ctypes.data % LINE
-            memory = self.arrays[purpose] = memory[start : start + size]
+            memory = self.arrays[purpose] = np.frombuffer(_pages(size), np.uint8)
         return memory[:size].view(dtype).reshape(shape)
+
+
+def _pages(size: int) -> mmap.mmap:
+    """Fresh memory of at least so many bytes, in large pages where the system has them.
+
+    Sorting took twice as long in the small pages that memory consists of that was used before.
+    """
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, max(size, 1))
+    if size >= LARGE_PAGE:  # whole large pages: others begin where no large page may begin
+        size = -(-size // LARGE_PAGE) * LARGE_PAGE
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
