@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 import hpv
 from hpv import planning, streaming
 from hpv.planning import GIB, KIB, MIB, available_memory, bytes_of, human, thread_count
+from hpv.scoring import prepare_score, segment_length
 from hpv.sources import open_activations
 
 SHAPES = st.tuples(st.integers(1, 10**9), st.one_of(st.integers(1, 300), st.integers(1, 2_000_000)))
@@ -200,6 +204,36 @@ def test_plans_cover_everything_once_inside_the_budget(shape, dtype, memory, thr
     assert human(plan.peak) in str(plan)
 
 
+@given(
+    st.tuples(st.integers(1, 10**8), st.integers(1, 3000)), BUDGETS, st.integers(1, 64), st.sampled_from(["", "codes"]),
+    st.booleans(), st.booleans(), st.data(),
+)  # fmt: skip
+@settings(max_examples=100)
+def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_class, chunked, data):
+    chunks = tuple(data.draw(st.integers(1, min(size, 3000))) for size in shape) if chunked else None
+    values = np.random.default_rng(0).normal(size=(60, shape[1])).astype(np.float32)
+    background = hpv.fit(values, labels=np.arange(60) % 3 if by_class else None, min_class_size=1)
+    options = {"against": "lowest" if by_class else "pooled", "keep": (kept,) if kept else ()}
+    source = virtual(shape, "float32", chunks)
+    try:
+        ready = prepare_score(background, source, memory=memory, threads=threads, **options)
+    except hpv.InputError:
+        assert memory < 8 * GIB
+        return
+    plan, (layer,) = ready.plan, ready.plan.layers
+    assert 0 < plan.peak <= plan.memory == memory
+    assert 1 <= layer.block <= layer.part <= shape[0]
+    assert covers(layer.tiles, shape[1])
+    assert plan.together == (len(layer.tiles) == 1) or len(layer.tiles) == 1
+    # What waits to be scored: of all threads, or of a segment where there are several tiles.
+    of_sample = sum(len(one) + 2 for one in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
+    waiting = layer.part * threads if plan.together else segment_length(ready)
+    assert waiting * of_sample <= max(memory // planning.TALLY_SHARE, threads * of_sample)
+    if layer.part > layer.block:
+        whole = planning.kept_chunks(shape[1], shape[0])[0]
+        assert layer.part == shape[0] or layer.part % layer.block == layer.part % whole == 0
+
+
 @given(SHAPES, st.integers(1, 8))
 @settings(max_examples=60)
 def test_more_memory_never_means_more_tiles(shape, threads):
@@ -270,6 +304,58 @@ def test_ranges_are_split_at_multiples(start, length, parts, step):
     blocks = list(streaming.blocks(rows, step))
     assert [i for part in blocks for i in range(part.start, part.stop)] == list(range(start, start + length))
     assert all(part.stop - part.start == step for part in blocks[:-1])
+
+
+@given(st.integers(0, 50), st.integers(0, 3000), st.integers(1, 900), st.integers(1, 900), st.integers(1, 9))
+def test_queued_blocks_cover_everything_once_and_shrink(start, length, largest, least, threads):
+    largest = max(largest, least)
+    rows = slice(start, start + length)
+    sizes = [part.stop - part.start for part in streaming.Queue(rows, largest, least, threads)]
+    assert sum(sizes) == length
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert all(least <= size <= largest for size in sizes[:-1])
+    assert not sizes or 1 <= sizes[-1] <= largest
+    if largest == least:
+        assert set(sizes[:-1]) <= {least}
+    queue = streaming.Queue(rows, largest, least, threads)
+    taken = streaming.run(lambda _: list(queue), range(threads), threads)
+    assert sorted(i for parts in taken for part in parts for i in range(part.start, part.stop)) == list(
+        range(start, start + length)
+    )
+
+
+def test_nothing_goes_on_after_an_error():
+    started, steps = threading.Event(), [0]
+
+    def task(i: int) -> None:
+        if i == 0:
+            started.wait(60)
+            raise hpv.DataError("chunk 0 is corrupt")
+        for _ in streaming.blocks(slice(0, 10**12), 1):
+            steps[0] += 1
+            started.set()
+
+    with pytest.raises(hpv.DataError, match="chunk 0 is corrupt"):
+        streaming.run(task, range(2), 2)
+    before = steps[0]
+    time.sleep(0.05)
+    assert steps[0] == before > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_threads_after_a_fork(tmp_path):
+    """The threads that stay between calls are not there in a forked child, which makes its own."""
+    code = """
+import os
+from hpv import streaming
+ten = list(range(10))
+assert streaming.run(str, ten, 2) == list(map(str, ten))
+child = os.fork()
+if child == 0:
+    os._exit(0 if streaming.run(str, ten, 2) == list(map(str, ten)) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
