@@ -99,6 +99,8 @@ class Background:
     """Classes with fewer samples answer with the pooled counts."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the activations said of themselves: model, hash of its weights, original shapes."""
+    path: str | None = None
+    """Of the store that it was opened from."""
 
     # --- what it is ---
 
@@ -188,7 +190,7 @@ class Background:
         return querying.encode(self, x, out)
 
     def pvalues(self, x: Any, tail: str = "right", dtype: str = "float32", labels: Any = None, out: Any = None) -> Any:
-        """P-value range of every value: (pmin, pmax), each (samples, nodes); spec section 2.
+        """P-value range of every value: (pmin, pmax), each (samples, nodes).
 
         The exact empirical p-value range of the value lies inside. float32 is rounded outward, float64 is exact.
         ``labels``: a class for each sample, whose own counts answer (pooled ones where the class is not fitted or too
@@ -217,7 +219,7 @@ class Background:
         labels: Any = None,
         against: str | None = None,
     ) -> ScanResult:
-        """Scan score of every sample, and the nodes behind it; spec section 5.
+        """Scan score of every sample, and the nodes behind it.
 
         ``statistic``: berk_jones, higher_criticism or kolmogorov_smirnov. ``form``: the best ``subset`` of the nodes,
         or the ``whole`` sample. ``alphas``: every distinct pmax (``all``) or a ``grid`` of 255 thresholds, whose score

@@ -222,9 +222,8 @@ def load_background(store: Store) -> Background:
     samples = _int64(store, "samples")
     layers = {entry["name"]: _read_state(store, entry, len(samples)) for entry in attributes["layers"]}
     rule = None if attributes.get("rule") is None else _rule(attributes["rule"])
-    background = Background(
-        layers, samples, classes, rule, int(attributes["min_class_size"]), attributes.get("origin", {})
-    )
+    smallest, origin = int(attributes["min_class_size"]), attributes.get("origin", {})
+    background = Background(layers, samples, classes, rule, smallest, origin, store.path)
     if background.fingerprint != attributes["fingerprint"]:
         raise DataError(
             f"{store.path}: its contents have the fingerprint {background.fingerprint[:12]}, it was written with "

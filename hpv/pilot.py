@@ -31,7 +31,7 @@ _TINY, _CLOSE = (1023 - 900) << 52, (1023 - 960) << 52
 
 @dataclass(frozen=True)
 class Rule:
-    """How edges are placed; spec section 3."""
+    """How edges are placed; see `hpv.fit`."""
 
     bins: int = 32
     """Ordinary bins of a node, 1 to 254; modal values and outer edges come on top, and bins give way to them."""

@@ -71,6 +71,10 @@ def human(size: float) -> str:
     return f"{size:.3g} TiB"
 
 
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def available_memory() -> int:
     """Bytes that this process may still use: the least of what the system, its cgroup and SLURM leave."""
     limits = [limit - used for limit, used in _cgroups()]
@@ -208,11 +212,12 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.kind}: {self.blocks} blocks, {self.threads} threads, reads {human(self.bytes_read)}, writes "
-            f"{human(self.bytes_written)}, needs at most {human(self.peak)} of {human(self.memory)}"
+            f"{self.kind}: {_number(self.blocks, 'block')}, {_number(self.threads, 'thread')}, reads "
+            f"{human(self.bytes_read)}, writes {human(self.bytes_written)}, needs at most {human(self.peak)} "
+            f"of {human(self.memory)}"
         ]
         lines += [
-            f"  {layer.name}: {layer.samples} x {layer.nodes}, {len(layer.tiles)} tiles of nodes, "
+            f"  {layer.name}: {layer.samples} x {layer.nodes}, {_number(len(layer.tiles), 'tile')} of nodes, "
             f"blocks of {layer.block} samples, pilot of {sum(r.stop - r.start for r in layer.pilot)}"
             for layer in self.layers
         ]

@@ -30,7 +30,7 @@ Kind = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What is asked of every sample; spec section 5."""
+    """What is asked of every sample; see `Background.scan`."""
 
     statistics: tuple[str, ...] = ("berk_jones",)
     tails: tuple[str, ...] = ("two-sided",)

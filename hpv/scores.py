@@ -141,9 +141,8 @@ class Scores:
 
 
 def write_scores(
-    ready: Score, out: str | Path, keep: Sequence[str], overwrite: bool, progress: streaming.Progress,
-    background_path: str | Path | None = None,
-) -> Scores:  # fmt: skip
+    ready: Score, out: str | Path, keep: Sequence[str], overwrite: bool, progress: streaming.Progress
+) -> Scores:
     """Score into a store; an interrupted run is continued by the same call."""
     with Output.begin(out, SCORES, _request(ready, keep), overwrite=overwrite) as output:
         if not output.already_complete:
@@ -154,7 +153,7 @@ def write_scores(
                     HpvWarning,
                     stacklevel=3,
                 )
-            output.finish({**_attributes(ready, background_path), "missing": missing})
+            output.finish({**_attributes(ready), "missing": missing})
         done = output.already_complete
     return Scores(open_store(out, SCORES), done)
 
@@ -179,13 +178,14 @@ def _request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
     return request
 
 
-def _attributes(ready: Score, background_path: str | Path | None) -> dict[str, Any]:
+def _attributes(ready: Score) -> dict[str, Any]:
+    path = ready.full.path
     return {
         "samples": ready.source.samples,
         "kinds": [list(kind) for kind in ready.options.kinds],
         "layers": list(ready.pairs),
         "background": ready.full.fingerprint,
-        "background_path": None if background_path is None else str(Path(background_path).resolve()),
+        "background_path": None if path is None else str(Path(path).resolve()),
         "against": ready.options.against,
         "alphas": ready.options.alphas,
         "alpha_max": float(ready.options.alpha_max),

@@ -78,7 +78,8 @@ def budgets(draw: st.DrawFn) -> Callable[[pytest.MonkeyPatch], None]:
 
     def shrink(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(planning, "_usable", lambda *_: usable)
-        patch.setattr(planning, "LARGEST_BLOCK", block)
+        for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
+            patch.setattr(planning, limit, block)
         patch.setattr(planning, "SEGMENT", segment)
         patch.setattr(backends, "CACHED_CODES", codes)
         patch.setattr(backends, "CODED_SAMPLES", 64)
@@ -134,7 +135,8 @@ def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     expected = all_scores(whole, values, labels=names, threads=1)
     stored = values if chunks is None else as_zarr(values, FLOAT32, chunks)
     monkeypatch.setattr(planning, "_usable", lambda *_: 700_000)
-    monkeypatch.setattr(planning, "LARGEST_BLOCK", 15_000)
+    for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
+        monkeypatch.setattr(planning, limit, 15_000)
     monkeypatch.setattr(planning, "SEGMENT", 30_000)
     for threads in (1, 2, 3):
         layer = prepare_fit(stored, labels=names, pilot=100, threads=threads).plan.layers[0]

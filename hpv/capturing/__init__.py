@@ -1,5 +1,10 @@
 """From a torch model to an activation store. The only part of hpv's library that knows torch."""
 
+import importlib.util
+
+if importlib.util.find_spec("torch") is None:
+    raise ModuleNotFoundError("hpv.capture needs torch, which is not installed: pip install 'hpv[torch]'.")
+
 from hpv.capturing.estimate import CapturePlan
 from hpv.capturing.running import Captured, capture
 

@@ -79,7 +79,9 @@ def capture(
 
     The model is in eval mode and without gradients meanwhile; its hooks and modes are afterwards as before.
 
-    ``batches``: tensors, (inputs, targets), dictionaries of arguments; see ``CallRule``. Read once from the start.
+    ``batches``: of any loader, read once from the start. A tensor is the model's argument. Of a tuple or a list as
+    many entries are arguments as ``forward`` has without a default, the rest are targets: (inputs, targets). A
+    dictionary gives arguments by name.
     ``layers``: names of modules (``model.named_modules()``) or patterns with ``*`` and ``?``. A module that is called
     again within one forward pass gives further layers ``name#2``, ``name#3``; one that gives a tuple or a dictionary
     gives a layer for each tensor of floats in it, ``name.0`` or ``name.key``. dtypes are kept.

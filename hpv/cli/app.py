@@ -35,6 +35,13 @@ def command() -> Any:
 
 def _work(module: str, name: str, options: dict[str, Any]) -> Work:
     options.pop("json", None)
+    context: typer.Context | None = options.pop("context", None)
+    if context is not None and options["edges"] is not None:
+        for other in ("bins", "binning", "modal_fraction", "pilot"):
+            source = context.get_parameter_source(other)
+            if source is not None and source.name == "COMMANDLINE":
+                raise typer.BadParameter(f"the edges are given, leave out --{other.replace('_', '-')}", context,
+                                         param_hint="--edges")  # fmt: skip
 
     def work(terminal: Terminal) -> None:
         getattr(import_module(f"hpv.cli.{module}"), name)(terminal, **options)
@@ -104,6 +111,7 @@ def capture(
 
 @app.command(epilog="Example: hpv fit activations.zarr -o background.zarr --by-class --memory 2GiB")
 def fit(
+    context: typer.Context,
     activations: o.Activations,
     out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Background to write.", show_default=False)],
     bins: o.Bins = 32,
@@ -163,6 +171,7 @@ def score(
 
 @plan_app.command("fit", epilog="Example: hpv plan fit activations.zarr --memory 512MiB")
 def plan_fit(
+    context: typer.Context,
     activations: o.Activations,
     bins: o.Bins = 32,
     binning: o.Binning = "balanced",

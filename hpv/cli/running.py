@@ -46,7 +46,7 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, **o
     ready = _prepare_score(background, **options)
     _report_fill(terminal, ready.source)
     with terminal.meter("score", ready.plan.bytes_read) as meter:
-        scores = write_scores(ready, out, keep, overwrite, meter, background)
+        scores = write_scores(ready, out, keep, overwrite, meter)
     already = scores.already_complete
     document = {"command": "score", "out": out, "already_complete": already, **scores_facts(scores)}
     terminal.result(document, _outcome(out, already), *scores_summary(document), f"Next: hpv top {out}")

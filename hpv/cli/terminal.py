@@ -41,9 +41,13 @@ class Terminal:
         """Text for stdout; with --json it goes to stderr."""
         from rich.console import Console
 
+        class Output(Console):
+            def on_broken_pipe(self) -> None:
+                raise  # the error that it is called for: `main` knows what to do
+
         out = sys.stderr if self.as_json else sys.stdout
         width = None if out.isatty() else WIDTH_OF_FILES
-        return Console(file=out, width=width, markup=False, highlight=False, emoji=False)
+        return Output(file=out, width=width, markup=False, highlight=False, emoji=False)
 
     def say(self, text: str) -> None:
         """A line beside the result; nothing with --json."""
