@@ -762,3 +762,9 @@ def test_tolerance_of_comparisons() -> None:
     assert running._alike(old * np.float32(1.0001), old, form)
     assert not running._alike(np.array([[1.0, 0.0, np.inf, 0.0]], "f4"), old, form)
     assert not running._alike(np.array([[0.9, np.nan, np.inf, 0.0]], "f4"), old, form)
+
+
+def test_without_torch_the_package_to_install_is_named() -> None:
+    code = "import sys; sys.modules['torch'] = None; import hpv; hpv.capture"
+    found = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+    assert "hpv.capture needs torch, which is not installed: pip install 'hpv[torch]'." in found.stderr

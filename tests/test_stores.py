@@ -154,6 +154,15 @@ def test_scores_are_those_of_scan(tmp_path, data, labels, against, alphas):
         np.testing.assert_array_equal(stored, rounded)
 
 
+def test_scores_find_the_background_that_was_opened(tmp_path, data):
+    background = hpv.fit(data)
+    background.save(tmp_path / "b")
+    found = hpv.score(hpv.open(tmp_path / "b"), data, tmp_path / "s")
+    assert found.background().fingerprint == background.fingerprint
+    with pytest.raises(hpv.InputError, match="was not a store; give the path of one"):
+        hpv.score(background, data, tmp_path / "other").background()
+
+
 def test_scores_of_many_tiles_are_those_of_one(tmp_path):
     """Where there is no room for the tables of all nodes, tallies wait for the other tiles."""
     rng = np.random.default_rng(8)
