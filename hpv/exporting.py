@@ -90,7 +90,8 @@ def _write_parquet(path: Path, names: list[str], blocks: Blocks) -> None:
         import pyarrow.parquet
     except ImportError:
         raise InputError(
-            f"{path}: Parquet needs pyarrow, which is not installed: pip install 'hpv[parquet]', or export to .csv."
+            f"{path.with_suffix('')}: Parquet needs pyarrow, which is not installed: pip install 'hpv[parquet]', "
+            "or export to .csv."
         ) from None
     writer = None
     try:

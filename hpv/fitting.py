@@ -61,7 +61,7 @@ def fit(
     ``bins``: ordinary bins per node, 1 to 254. ``binning``: ``balanced`` (default), ``uniform`` (the paper's rule; with
     ``bins=10, pilot=None`` its representation) or ``quantile``. ``modal_fraction``: a value that makes up more of its
     node gets a bin of its own. ``pilot``: how many samples the edges are found by; counts are always exact.
-    ``edges``: count at these instead: the result of `hpv.edges`, a background, or sorted numbers per layer and node.
+    ``edges``: count at these instead: the result of `hpv.edges`, a background, or numbers per layer and node.
     ``by_class``: keep counts per class, by ``labels`` (one integer per sample) or those of the activation store; labels
     alone imply it. A class with fewer than ``min_class_size`` samples answers with the pooled counts.
     ``memory``: bytes or text such as "2GiB", above what the imports take. ``threads``: default all allowed.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from hpv.scores import Scores
     from hpv.sources import Activations
 
-CHECKPOINT_SECONDS = 20.0
-"""Between two times that a fit writes what it has counted."""
 CHUNK_BYTES = 4 * 2**20
 KEYS = ("edges", "lowest", "highest")
 """State arrays that hold values of the layer's format; the others hold counts."""
@@ -194,7 +192,7 @@ class _Checkpoint:
 
     def keep_state(self, layer: str, walk: str, done: int, totals: LayerTotals) -> None:
         """See `hpv.fitting.Checkpoint`."""
-        if time.monotonic() - self.written < CHECKPOINT_SECONDS:
+        if time.monotonic() - self.written < streaming.CHECKPOINT_SECONDS:
             return
         progress = self.output.progress
         states = progress.get("states", {})

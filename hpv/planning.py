@@ -26,6 +26,8 @@ LARGEST_BLOCK = 4 * MIB
 """More does not read faster, and stays less in the processor's cache."""
 LARGEST_IN_MEMORY, LEAST_IN_MEMORY = 64 * MIB, MIB
 """Blocks of values that lie in memory need no buffer: they begin large, and are small where threads would wait."""
+UNLIMITED = 2**60
+"""What version 1 of cgroups writes where there is no limit is more than that."""
 MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""
@@ -103,7 +105,10 @@ def _cgroups() -> Iterator[tuple[int, int]]:
         for group in (inside, *inside.parents):
             folder = CGROUPS / kinds / group
             try:
-                limit, used = (int((folder / name).read_text()) for name in names)
+                limit = int((folder / names[0]).read_text())
+                if limit > UNLIMITED:
+                    continue
+                used = int((folder / names[1]).read_text())
                 cache = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
             except (OSError, ValueError):
                 continue  # not visible from here, or no limit ("max")
@@ -354,6 +359,8 @@ def _walk(
     in_place = layer.in_memory and not kept
     largest, least = block_samples(width * itemsize, in_place)
     rows = max(unit, min(fitting, largest) // unit * unit)
+    if kept and unit == 1:  # any block is as good: one that fits into chunks of codes
+        rows = 1 << (rows.bit_length() - 1)
     blocks = 0 if in_place else workers * rows * row
     part = rows
     if kept:

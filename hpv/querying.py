@@ -167,7 +167,10 @@ def scan(
     groups = ready.background.group_of(label.astype(np.int64)) if background.classes is not None else None
 
     def nodes(i: int) -> dict[str, np.ndarray]:
-        i = range(len(score))[i]
+        try:
+            i = range(len(score))[i]
+        except IndexError:
+            raise InputError(f"sample {i}: there are {len(score)}, from 0 on.") from None
         group = 0 if groups is None or label[i] < 0 else int(groups[i])
         found = {}
         for name, theirs in ready.pairs.items():

@@ -14,7 +14,7 @@ import numpy as np
 from hpv import streaming
 from hpv.background import Background
 from hpv.errors import HpvError, HpvWarning, InputError
-from hpv.opening import CHECKPOINT_SECONDS, check_fingerprint, digest, open_background
+from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import SCORE_CHUNK, kept_chunks
 from hpv.pvalues import outward, range_tables
 from hpv.scanning import Scored, join, subset_nodes
@@ -250,7 +250,7 @@ class _Writer:
     def take_scores(self, samples: slice, results: Results, missing: int) -> None:
         """Keep the scores of a finished range, and write them when a chunk is full or some time has passed."""
         self.waiting.append((samples, results, missing))
-        late = time.monotonic() > self.written + CHECKPOINT_SECONDS
+        late = time.monotonic() > self.written + streaming.CHECKPOINT_SECONDS
         if late or samples.stop - self.waiting[0][0].start >= SCORE_CHUNK:
             self.write_scores()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,15 +55,15 @@ def prepare_score(
     background: Background,
     activations: Any,
     *,
-    statistics: Sequence[str] = ("berk_jones", "higher_criticism"),
-    tails: Sequence[str] = ("right", "left", "two-sided"),
-    forms: Sequence[str] = ("subset", "whole"),
+    statistics: str | Sequence[str] = ("berk_jones", "higher_criticism"),
+    tails: str | Sequence[str] = ("right", "left", "two-sided"),
+    forms: str | Sequence[str] = ("subset", "whole"),
     alphas: str = "grid",
     alpha_max: float = 0.5,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     labels: Any = None,
     against: str | None = None,
-    keep: Sequence[str] = ("codes",),
+    keep: str | Sequence[str] = ("codes",),
     memory: int | str | None = None,
     threads: int | None = None,
     backend: str = "auto",
@@ -72,16 +73,17 @@ def prepare_score(
         raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
     if against is None:
         against = "pooled" if background.classes is None else "own"
-    options = ScanOptions(tuple(statistics), tuple(tails), tuple(forms), alphas, alpha_max, against)
+    options = ScanOptions(_several(statistics), _several(tails), _several(forms), alphas, alpha_max, against)
     if background.classes is None and against != "pooled":
         raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
                          "against='pooled'.")  # fmt: skip
+    keep = _several(keep)
     wrong = [what for what in keep if what not in KEEP]
     if wrong:
         raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")
     full = background
     if layers is not None:
-        background = background.select([layers] if isinstance(layers, str) else list(layers))
+        background = background.select(_several(layers))
     source = open_activations(activations)
     pairs = check_layers(background, source)
     check_weights(background, source)
@@ -94,6 +96,11 @@ def prepare_score(
         memory=memory, threads=threads, levels=levels, groups=len(scanner.targets),
     )  # fmt: skip
     return Score(full, background, source, pairs, options, group, plan, scanner)
+
+
+def _several(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One name is a list of one."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def check_weights(background: Background, source: Activations) -> None:
@@ -145,13 +152,16 @@ def run_score(
     ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
     """
     walk = _Walk(ready, progress, write_codes)
-    progress.start("score", sum(plan.bytes_read for plan in walk.plans.values()))
-    for segment in streaming.blocks(slice(start, ready.source.samples), segment_length(ready)):
-        write(segment, *walk.score(segment))
+    row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
+    progress.start(f"score from sample {start:,} on" if start else "score", (ready.source.samples - start) * row)
+    while start < ready.source.samples:
+        segment = slice(start, min(start + segment_length(ready), ready.source.samples))
+        start, results, missing = walk.score(segment)
+        write(slice(segment.start, start), results, missing)
 
 
 def segment_length(ready: Score) -> int:
-    """Samples that are scored before anything is written, blocks doubled again and again.
+    """Most samples that are scored before anything is written, blocks doubled again and again.
 
     Where their tallies wait for other tiles: as many as there is room for.
     """
@@ -202,16 +212,23 @@ class _Walk:
         self.passes = [tiles] if ready.plan.together else [[tile] for tile in tiles]
         """Tiles whose tables are held at the same time."""
 
-    def score(self, segment: slice) -> tuple[Results, int]:
-        """Results of a range of samples, and the number of NaN among their values."""
+    def score(self, segment: slice) -> tuple[int, Results, int]:
+        """Score as much of a range of samples as can be done until the next checkpoint.
+
+        Returns the sample where it ended, the results, and the number of NaN among the values.
+        """
         samples, missing = segment.stop - segment.start, 0
         results = {kind: Scored.empty(samples) for kind in self.ready.options.kinds}
         waiting = self.ready.scanner.empty_tallies(samples) if len(self.passes) > 1 else None
-        for tiles in self.passes:
+        for number, tiles in enumerate(self.passes):
+            # The first pass over them says how many samples it will be.
+            seconds = math.inf if number else streaming.CHECKPOINT_SECONDS / len(self.passes)
             made = [(name, tile, self.tables.get(name, tile)) for name, tile in tiles]
             last = tiles is self.passes[-1]
-            missing += self._run(segment, made, waiting, results if last else {})
-        return results, missing
+            stop, found = self._run(segment, made, waiting, results if last else {}, seconds)
+            segment, missing = slice(segment.start, stop), missing + found
+        done = slice(0, segment.stop - segment.start)
+        return segment.stop, {kind: every.part(done) for kind, every in results.items()}, missing
 
     def _run(
         self,
@@ -219,12 +236,16 @@ class _Walk:
         tiles: list[tuple[str, slice, Tables]],
         waiting: Mapping[str, np.ndarray] | None,
         results: Results,
-    ) -> int:
-        """Tally some tiles of a range of samples and fill in the results that are then known; the number of NaN."""
+        seconds: float,
+    ) -> tuple[int, int]:
+        """Tally some tiles of a range of samples and fill in the results that are then known.
+
+        Returns the sample where it ended, and the number of NaN among the values.
+        """
         scanner, threads = self.ready.scanner, self.ready.plan.threads
         largest, least = (max(getattr(self.plans[name], size) for name, _, _ in tiles) for size in ("part", "least"))
         threads = min(threads, -(-(segment.stop - segment.start) // least))
-        parts = streaming.Queue(segment, largest, least, threads)
+        parts = streaming.Queue(segment, largest, least, threads, seconds)
 
         def task(_: int) -> int:
             missing = 0
@@ -239,7 +260,8 @@ class _Walk:
                 scanner.scores(tallies, self.ready.group[rows], own)
             return missing
 
-        return sum(streaming.run(task, range(threads), threads))
+        missing = sum(streaming.run(task, range(threads), threads))
+        return parts.start, missing
 
     def _tally(self, name: str, tile: slice, tables: Tables, samples: slice, tallies: Mapping[str, np.ndarray]) -> int:
         """Add one tile of nodes to the tallies of a range of samples; the number of NaN among the values."""
@@ -292,15 +314,15 @@ def score(
     activations: Any,
     out: str | Path,
     *,
-    statistics: Sequence[str] = ("berk_jones", "higher_criticism"),
-    tails: Sequence[str] = ("right", "left", "two-sided"),
-    forms: Sequence[str] = ("subset", "whole"),
+    statistics: str | Sequence[str] = ("berk_jones", "higher_criticism"),
+    tails: str | Sequence[str] = ("right", "left", "two-sided"),
+    forms: str | Sequence[str] = ("subset", "whole"),
     alphas: str = "grid",
     alpha_max: float = 0.5,
-    layers: Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
     labels: Any = None,
     against: str | None = None,
-    keep: Sequence[str] = ("codes",),
+    keep: str | Sequence[str] = ("codes",),
     memory: int | str | None = None,
     threads: int | None = None,
     backend: str = "auto",
@@ -330,4 +352,4 @@ def score(
         background, activations, statistics=statistics, tails=tails, forms=forms, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
     )  # fmt: skip
-    return write_scores(ready, out, tuple(keep), overwrite, progress or streaming.Quiet())
+    return write_scores(ready, out, _several(keep), overwrite, progress or streaming.Quiet())

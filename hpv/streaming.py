@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from hpv.errors import StoppedError
 
+CHECKPOINT_SECONDS = 20.0
+"""Between two times that finished work is kept."""
 LARGE_PAGE = 2**21
 """Bytes."""
 Item = TypeVar("Item")
@@ -42,9 +45,9 @@ class Quiet:
 def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
     """``function`` of every item, in order, by threads of this process: Dask's threaded scheduler.
 
-    One after the other where Dask is set to work without threads, as for debugging.
+    One after the other where Dask is set to work without threads, as for debugging, and inside of a call of ``run``.
     """
-    if min(threads, len(items)) <= 1:
+    if min(threads, len(items)) <= 1 or _thread.work is not None:
         return [function(item) for item in items]
     import dask
     from dask.threaded import get
@@ -74,7 +77,9 @@ if hasattr(os, "register_at_fork"):
 
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that stay: they keep their memory, and are there at once."""
-    return _pools.setdefault(threads, ThreadPoolExecutor(threads, "hpv"))
+    if threads not in _pools:
+        _pools[threads] = ThreadPoolExecutor(threads, "hpv")
+    return _pools[threads]
 
 
 class _Work(Generic[Item, Result]):
@@ -131,11 +136,14 @@ class Queue:
     """A range of samples for several threads at once: each takes the next block, so none waits for a slower one.
 
     Blocks have ``largest`` samples, fewer near the end: half of a thread's share of what is left, or the ``least``.
+    After so many ``seconds`` there are no more: what was given out ends at ``start``.
     """
 
-    def __init__(self, rows: slice, largest: int, least: int, threads: int) -> None:
+    def __init__(self, rows: slice, largest: int, least: int, threads: int, seconds: float = math.inf) -> None:
         self.start, self.stop = rows.start, rows.stop
+        self.end = time.monotonic() + seconds
         self.largest, self.least, self.threads = largest, least, threads
+        self.given = False
         self.lock = threading.Lock()
 
     def __iter__(self) -> Iterator[slice]:
@@ -147,9 +155,9 @@ class Queue:
         with self.lock:
             share = (self.stop - self.start) // (2 * self.threads) // self.least * self.least
             block = slice(self.start, min(self.stop, self.start + min(self.largest, max(self.least, share))))
-            self.start = block.stop
-        if block.start == block.stop:
-            raise StopIteration
+            if block.start == block.stop or (time.monotonic() > self.end and self.given):
+                raise StopIteration
+            self.start, self.given = block.stop, True
         return block
 
 

@@ -102,33 +102,30 @@ def _choose(edges, low, high, shift, places, cell_slots, full_slots):
         most_cells = np.int64(0)
         most_full = np.int64(0)
         for node in range(b * NODES, min(n, (b + 1) * NODES)):
+            row = edges[node]
             used = 0
-            while used < k and edges[node, used] != NO_EDGE:
+            while used < row.size and row[used] != NO_EDGE:
                 used += 1
-            best = 0
-            for s in range(MOST_SHIFT, -1, -1):
-                if best + OTHERS >= used:
-                    break
-                count = 0
-                start = 0
-                for j in range(used):
-                    if (edges[node, j] >> s) << s == edges[node, j]:
-                        on[count] = edges[node, j]
-                        count += 1
-                        while (on[count - 1] - on[start]) >> s > LAST_CELL - 1:
-                            start += 1
-                        if count - start > best:
-                            best = count - start
-                            low[node] = on[start] - (np.int64(1) << s)
-                            shift[node] = s
-            last = np.int64(low[node]) + ((np.int64(LAST_CELL) + 1) << shift[node]) - 1
+            row = row[:used]
+            # Proposed edges are nearly all multiples of one step; others take a search.
+            step = MOST_SHIFT
+            while step > 0 and _multiples(row, step) + OTHERS < used:
+                step -= 1
+            best, first = _most_on(row, step, on)
+            if best + OTHERS < used:
+                for s in range(MOST_SHIFT, -1, -1):
+                    found, start = _most_on(row, s, on)
+                    if found > best:
+                        best, first, step = found, start, s
+            lowest = first - (np.int64(1) << step) if best > 0 else np.int64(0)
+            low[node], shift[node] = lowest, step
+            last = lowest + ((np.int64(LAST_CELL) + 1) << step) - 1
             high[node] = min(last, np.int64(NO_EDGE) - 1)
-            cells = 0
-            others = 0
-            for j in range(used):
-                from_low = np.int64(edges[node, j]) - np.int64(low[node])
-                cell = from_low >> shift[node]
-                if best > 0 and 0 < cell <= LAST_CELL and cell << shift[node] == from_low:
+            cells, others = 0, 0
+            for j in range(row.size):
+                from_low = row[j] - lowest
+                cell = from_low >> step
+                if best > 0 and 0 < cell <= LAST_CELL and cell << step == from_low:
                     places[node, j] = cell_slots[b] + cells
                     cells += 1
                 else:
@@ -138,6 +135,33 @@ def _choose(edges, low, high, shift, places, cell_slots, full_slots):
             most_full = max(most_full, np.int64(others))
         cell_slots[b + 1] = cell_slots[b] + most_cells
         full_slots[b + 1] = full_slots[b] + most_full
+
+
+@kernel
+def _multiples(edges, step):
+    """How many edges are multiples of 2**step."""
+    count = 0
+    for j in range(edges.size):
+        count += (edges[j] & ((1 << step) - 1)) == 0
+    return count
+
+
+@kernel
+def _most_on(edges, step, on):  # (k,) -> (k,)
+    """The most edges that lie on one grid of 2**step, and the first of them; ``on`` is room for them."""
+    bits = (1 << step) - 1
+    count = 0
+    for j in range(edges.size):
+        on[count] = edges[j]
+        count += (edges[j] & bits) == 0
+    reach = np.int64(LAST_CELL) << step
+    start, best, first = 0, 0, np.int64(0)
+    for i in range(count):
+        while on[i] - on[start] >= reach:
+            start += 1
+        if i + 1 - start > best:
+            best, first = i + 1 - start, on[start]
+    return best, first
 
 
 @kernel

@@ -307,7 +307,7 @@ def test_top(data: Data) -> None:
         assert row["id"] == f"picture {row['sample']}"
         assert (row["score"], row["size"]) == (found.score[row["sample"]], found.size[row["sample"]])
     text = done("top", data.scores, "--n", 5, "--tail", "left", "--form", "whole", "--statistic", "berk_jones").out
-    assert "5 highest of 40 scores: berk_jones, left, whole" in text
+    assert "5 highest of 40 scores: berk_jones, left, all nodes" in text
     assert text.count("picture") == 5
 
 
@@ -318,7 +318,9 @@ def test_top_shows_the_nodes_behind_a_score(data: Data, tmp_path: Path) -> None:
         assert sum(len(nodes) for nodes in row["nodes"].values()) == row["size"]
     text = done("top", data.scores, "--n", 3, "--nodes").out
     assert "conv" in text
-    assert f"{len(rows[0]['nodes']['hidden'])}: {rows[0]['nodes']['hidden'][0]}" in text
+    hidden = rows[0]["nodes"]["hidden"]
+    assert f"  hidden, {len(hidden)} node{'s' if len(hidden) > 1 else ''}: {hidden[0]}" in text
+    assert text.index("sample ") < text.index("  hidden, ")
     other = tmp_path / "other.zarr"
     done("fit", data.new, "-o", other)
     assert "another background" in refused("top", data.scores, "--nodes", "--background", other)

@@ -324,6 +324,12 @@ def test_queued_blocks_cover_everything_once_and_shrink(start, length, largest, 
     )
 
 
+def test_work_within_work_is_done_by_the_thread_that_has_it():
+    """Waiting for threads that are all waiting would take for ever."""
+    found = streaming.run(lambda i: streaming.run(lambda j: i * j, range(4), 2), range(4), 2)
+    assert found == [[i * j for j in range(4)] for i in range(4)]
+
+
 def test_nothing_goes_on_after_an_error():
     started, steps = threading.Event(), [0]
 

@@ -8,7 +8,7 @@ import torch
 import zarr
 
 import hpv
-from hpv import opening, scores, scoring, streaming
+from hpv import scores, scoring, streaming
 from hpv.fitting import prepare_fit
 from hpv.floats import BFLOAT16
 from hpv.opening import fit_to_store, merge_to_store
@@ -94,7 +94,7 @@ def test_changed_background_is_noticed(tmp_path, data):
 
 @pytest.mark.parametrize("after", [1000, 200_000, 260_000])
 def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
-    monkeypatch.setattr(opening, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.planning.SEGMENT", 4000)
     monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
     ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
@@ -213,6 +213,38 @@ def test_score_continues_where_it_stopped(tmp_path, data, monkeypatch):
             np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(whole.get(*kind), name))
     np.testing.assert_array_equal(found.codes("head").read(), whole.codes("head").read())
     assert hpv.score(background, data, tmp_path / "s").already_complete
+
+
+@pytest.mark.parametrize("memory", ["64MiB", "2GiB"])
+def test_slow_scores_are_kept_when_some_time_has_passed(tmp_path, memory, monkeypatch):
+    """As much of a segment is kept as was given out until then: here a part for each thread, in one or many passes."""
+    wide = np.random.default_rng(8).normal(size=(700, 9000)).astype(np.float32)
+    background = hpv.fit(wide, pilot=100)
+    whole = hpv.score(background, wide, tmp_path / "whole")
+    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    ready = scoring.prepare_score(background, wide, memory=memory, threads=1)
+    assert ready.plan.together == (memory == "2GiB")
+    seen = []
+    original = scores._Writer.take_scores
+
+    def take(self, samples, results, missing):
+        original(self, samples, results, missing)
+        seen.append((samples.stop, self.output.progress["samples"]))
+        if len(seen) == 2:
+            raise Stop
+
+    monkeypatch.setattr(scores._Writer, "take_scores", take)
+    with pytest.raises(Stop):
+        scores.write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+    part = ready.plan.layers[0].part
+    assert seen == [(part, part), (2 * part, 2 * part)]
+    assert 2 * part < 700
+    monkeypatch.setattr(scores._Writer, "take_scores", original)
+    found = scores.write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+    for kind in whole.kinds:
+        for name in ("score", "alpha", "size", "label"):
+            np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(whole.get(*kind), name))
+    np.testing.assert_array_equal(found.codes("activations").read(), whole.codes("activations").read())
 
 
 def test_missing_values_are_reported(tmp_path, data):

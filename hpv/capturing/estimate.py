@@ -10,6 +10,7 @@ from typing import Any
 
 from hpv.errors import InputError
 from hpv.floats import FORMATS
+from hpv.planning import human
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class CapturePlan:
         nodes = sum(count for count, _ in self.layers.values())
         text = f"{len(self.layers)} layers, {nodes:,} nodes, {self.bytes_per_sample:,} bytes per sample"
         if self.bytes is not None:
-            text += f"; at most {self.samples:,} samples, {self.bytes / 1e9:,.3g} GB"
-        return f"{text}; {self.free_bytes / 1e9:,.3g} GB are free"
+            text += f"; at most {self.samples:,} samples, {human(self.bytes)}"
+        return f"{text}; {human(self.free_bytes)} are free"
 
 
 def make_plan(
@@ -56,7 +57,7 @@ def refuse_too_large(plan: CapturePlan, batches: Any, first: int, out: str | os.
     least -= 0 if overwrite else _bytes_in(Path(out))
     if least > plan.free_bytes:
         raise InputError(
-            f"{os.fspath(out)} would take {least / 1e9:.3g} GB more, {plan.free_bytes / 1e9:.3g} GB are free; choose "
+            f"{os.fspath(out)} would take {human(least)} more, {human(plan.free_bytes)} are free; choose "
             f"fewer layers, reduce='mean' or 'max', or another disk."
         )
 

@@ -128,7 +128,7 @@ def fit(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Fit a background: a histogram of every node, about 400 bytes."""
+    """Fit a background: a histogram of every node, some 300 bytes."""
     return _work("running", "fit", locals())
 
 

@@ -44,8 +44,9 @@ def top(
         **dict(zip(("tail", "form", "statistic"), kind, strict=True)),
         "top": found,
     }
-    heading = f"{len(found)} highest of {store.samples:,} scores: {kind[2]}, {kind[0]}, {kind[1]} of the nodes"
-    terminal.result(document, heading, _table(found))
+    of_nodes = "the best subset of the nodes" if kind[1] == "subset" else "all nodes"
+    heading = f"{len(found)} highest of {store.samples:,} scores: {kind[2]}, {kind[0]}, {of_nodes}"
+    terminal.result(document, heading, _table(found), *_node_lines(found))
 
 
 def export(terminal: Terminal, *, scores: str, out: str, overwrite: bool) -> None:
@@ -95,10 +96,17 @@ def highest(scores: Scores, kind: tuple[str, str, str], n: int, background: Back
 
 def _table(found: list[dict[str, Any]]) -> Any:
     heads = [name for name in found[0] if name != "nodes"]
-    layers = list(found[0].get("nodes", {}))
-    cells = [[_cell(name, row[name]) for name in heads] + [_nodes(row["nodes"][layer]) for layer in layers]
-             for row in found]  # fmt: skip
-    return table([*heads, *layers], cells, ("id", *layers))
+    return table(heads, [[_cell(name, row[name]) for name in heads] for row in found], ("id",))
+
+
+def _node_lines(found: list[dict[str, Any]]) -> list[str]:
+    """Beneath the table, a line for each layer of each sample that has nodes in its subset."""
+    lines = []
+    for row in found:
+        some = {layer: indices for layer, indices in row.get("nodes", {}).items() if len(indices)}
+        lines += [f"sample {row['sample']}:"] if some else []
+        lines += [f"  {layer}, {_nodes(indices)}" for layer, indices in some.items()]
+    return lines
 
 
 def _cell(name: str, value: Any) -> str:
@@ -112,4 +120,5 @@ def _cell(name: str, value: Any) -> str:
 def _nodes(indices: np.ndarray) -> str:
     """How many, and the first of them."""
     first = " ".join(str(index) for index in indices[:FIRST_NODES])
-    return f"{len(indices)}: {first}{' ...' if len(indices) > FIRST_NODES else ''}" if len(indices) else "0"
+    what = "1 node" if len(indices) == 1 else f"{len(indices)} nodes"
+    return f"{what}: {first}{' ...' if len(indices) > FIRST_NODES else ''}"

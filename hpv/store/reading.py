@@ -105,6 +105,8 @@ def open_node(path: str | os.PathLike[str]) -> zarr.Array | zarr.Group:
         near = difflib.get_close_matches(os.path.basename(text), _siblings(text), 3)
         hint = f" Close to it there is {', '.join(near)}." if near else ""
         raise StoreError(f"{text} does not exist; check the path.{hint}")
+    if local and text.endswith(".npy") and os.path.isfile(text):
+        raise StoreError(f"{text} is an .npy file, which holds activations; this needs a store that hpv wrote.")
     if local and os.path.isfile(text) and not text.endswith(".zip"):
         raise StoreError(f"{text} is a file; give a Zarr store (a folder) or an .npy file.")
     try:
