@@ -170,7 +170,7 @@ def scan(
         try:
             i = range(len(score))[i]
         except IndexError:
-            raise InputError(f"sample {i}: there are {len(score)}, from 0 on.") from None
+            raise IndexError(f"sample {i}: there are {len(score)}, from 0 on") from None
         group = 0 if groups is None or label[i] < 0 else int(groups[i])
         found = {}
         for name, theirs in ready.pairs.items():

@@ -604,7 +604,7 @@ def test_batches_of_unknown_number(out: Path) -> None:
 def test_what_cannot_fit_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(free=4000)
     monkeypatch.setattr(estimate.shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(InputError, match=r"a\.zarr would take 3\.98 KiB more, 3\.91 KiB are free; choose fewer"):
+    with pytest.raises(InputError, match=r"a\.zarr would take 3\.97 KiB more, 3\.91 KiB are free; choose fewer"):
         capture(Net(), images(12).split(4), out, layers=["conv", "head"])
     assert not out.exists()
     usage.free = 4100
