@@ -214,7 +214,7 @@ def _edges_of(
         return ready.given[layer.name]
     kept = checkpoint.edges(layer.name) if checkpoint is not None else None
     if kept is not None:
-        progress.advance(plan.pilot_bytes)
+        progress.skip(plan.pilot_bytes)
         return kept
     assert ready.rule is not None
     edges = propose_layer(layer, plan, ready.rule, ready.plan.threads, progress)
@@ -238,7 +238,7 @@ def _count_layer(
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
     done, totals = kept or (0, _empty_totals(len(samples), edges, int(samples.sum())))
     for tile, segment in steps[:done]:
-        progress.advance((segment.stop - segment.start) * (tile.stop - tile.start) * plan.itemsize)
+        progress.skip((segment.stop - segment.start) * (tile.stop - tile.start) * plan.itemsize)
     for tile, segment in steps[done:]:
         # Values of another format are compared exactly with edges moved up to the next number of that format.
         keys = convert_keys(edges.keys[tile], form, layer.form)

@@ -154,7 +154,7 @@ def run_score(
     walk = _Walk(ready, progress, write_codes)
     row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", ready.source.samples * row)
-    progress.advance(start * row)  # done by an earlier run
+    progress.skip(start * row)
     while start < ready.source.samples:
         segment = slice(start, min(start + segment_length(ready), ready.source.samples))
         start, results, missing = walk.score(segment)

@@ -31,6 +31,9 @@ class Progress(Protocol):
     def advance(self, done: int) -> None:
         """So many more bytes are done; called from the threads that do them."""
 
+    def skip(self, done: int) -> None:
+        """So many bytes were done by an earlier run."""
+
 
 class Quiet:
     """Nobody is told."""
@@ -39,6 +42,9 @@ class Quiet:
         """See `Progress`."""
 
     def advance(self, done: int) -> None:
+        """See `Progress`."""
+
+    def skip(self, done: int) -> None:
         """See `Progress`."""
 
 

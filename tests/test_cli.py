@@ -825,6 +825,18 @@ def test_the_rate_is_that_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> 
     assert meter.summary() == "3,000 samples in 1 min 30 s, 33 samples/s"
 
 
+def test_what_an_earlier_run_did_is_done_and_not_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    meter = Meter("score", 10_000, "samples")
+    meter.skip(6_000)
+    for _ in range(10):
+        now[0] += 1
+        meter.advance(100)
+    assert meter.describe() == "7,000 samples of 10,000 samples, 100 samples/s, 30 s left"
+    assert meter.summary() == "1,000 samples in 10 s, 100 samples/s"
+
+
 def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines("score", None, "bytes") as meter:
         meter.start("score", 100)

@@ -34,6 +34,7 @@ class Meter:
         """``unit``: ``bytes`` or ``samples``."""
         self.what = command
         self.done = 0
+        self._skipped = 0
         self.total = total or 0
         self._command = command
         self._unit = unit
@@ -62,6 +63,14 @@ class Meter:
                 self._marks.append((now, self.done))
                 while now - self._marks[0][0] > RATE_SECONDS and len(self._marks) > 2:
                     self._marks.popleft()
+            self.show()
+
+    def skip(self, done: int) -> None:
+        """So much was done by an earlier run: it counts as done, and not as fast."""
+        with self._lock:
+            self.done += done
+            self._skipped += done
+            self._marks = deque((then, at + done) for then, at in self._marks)
             self.show()
 
     def reach(self, done: int, total: int | None) -> None:
@@ -98,7 +107,8 @@ class Meter:
 
     def summary(self) -> str:
         """Done, time and rate of the whole."""
-        return f"{self._amount(self.done)} in {_duration(self.seconds)}, {self._amount(self.done / self.seconds)}/s"
+        done = self.done - self._skipped
+        return f"{self._amount(done)} in {_duration(self.seconds)}, {self._amount(done / self.seconds)}/s"
 
     def _amount(self, count: float) -> str:
         if self._unit != "bytes":
