@@ -189,14 +189,18 @@ def copy(source, target):  # (s, n) -> (s, n)
 
 
 @numba.njit(nogil=True)
-def compute(steps):
-    """Work that needs no memory: what a second thread can gain at most."""
-    state = np.uint64(88172645463325252)
-    for _ in range(steps):
-        state ^= state << np.uint64(13)
-        state ^= state >> np.uint64(7)
-        state ^= state << np.uint64(17)
-    return state
+def compute(rounds, values, edges, counters):  # (8, n), (k, n) -> (k, n)
+    """Comparisons with edges in the nearest cache: what a second thread can gain at most, memory or not.
+
+    Steps that wait for each other would leave half of a core idle, and not notice who else uses that core.
+    """
+    for _ in range(rounds):
+        for k in range(edges.shape[0]):
+            for j in range(values.shape[1]):
+                count = counters[k, j]
+                for q in range(8):
+                    count += values[q, j] >= edges[k, j]
+                counters[k, j] = count
 
 
 def halves(rows: int, threads: int) -> list[slice]:
@@ -210,9 +214,10 @@ def copy_in_threads(source: np.ndarray, target: np.ndarray, threads: int) -> Non
     together([partial(copy, source[rows], target[rows]) for rows in halves(len(source), threads)])
 
 
-def compute_in_threads(steps: int, threads: int) -> None:
+def compute_in_threads(rounds: int, threads: int) -> None:
     """As much work in each of the threads."""
-    together([partial(compute, steps)] * threads)
+    values, edges = (np.arange(rows * 256, dtype=np.int32).reshape(rows, 256) % 77 for rows in (8, 32))
+    together([partial(compute, rounds, values, edges, np.zeros_like(edges)) for _ in range(threads)])
 
 
 def gaussian(samples: int, nodes: int, seed: int = 0) -> np.ndarray:
