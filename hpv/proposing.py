@@ -19,7 +19,7 @@ from hpv.sources import Layer, open_activations
 
 CACHED_PILOT = 8 * MIB
 """Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
-LEAST_TILE = 128
+LEAST_TILE = 256
 """Nodes that are worth the trouble of a tile of their own."""
 SORTED_TOGETHER = 8
 """Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""

@@ -30,7 +30,6 @@ from hpv.kernels.lanes import (
     store_codes,
     store_lanes,
 )
-from hpv.kernels.memory import side_by_side
 from hpv.kernels.searching import GROUP, tree_vectors
 from hpv.kernels.tiles import STREAMED_CODES, count_many, counts_reached, encode_many, space_of_thread
 
@@ -123,12 +122,12 @@ def start_counts(counter: Coder, dtype: np.dtype) -> Accumulation:
 class Accumulation:
     """Counts that are being added up, in the layout of the kernels."""
 
-    def __init__(self, counter: Coder, dtype: np.dtype, width: int, *others: np.ndarray) -> None:
-        """``width``: nodes with room, as the kernels want them; ``others``: what else a thread works with."""
+    def __init__(self, counter: Coder, dtype: np.dtype, width: int) -> None:
+        """``width``: nodes with room, as the kernels want them."""
         self.counter = counter
         self.survivors = np.zeros((counter.nodes, counter.edges), np.int64)
-        extremes = (np.full(width, end, dtype) for end in (np.iinfo(dtype).max, np.iinfo(dtype).min))
-        self.lowest, self.highest, *self.others = side_by_side([*extremes, *others])
+        self.lowest = aligned((width,), dtype, np.iinfo(dtype).max)
+        self.highest = aligned((width,), dtype, np.iinfo(dtype).min)
         self.rows = 0
         """Rows since the small counters were emptied."""
 
@@ -172,12 +171,12 @@ class _OneByOne(Accumulation):
 
     def __init__(self, counter: Coder, dtype: np.dtype) -> None:
         blocks, _, lanes = counter.table.shape
-        super().__init__(counter, dtype, blocks * lanes, counter.table, np.zeros(counter.table.shape, dtype))
-        self.table, self.part = self.others
+        super().__init__(counter, dtype, blocks * lanes)
+        self.part = aligned(counter.table.shape, dtype, 0)
         self.numbers = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        chosen, what = padded_rows(rows, ROWS), (self.table, self.counter.infinity)
+        chosen, what = padded_rows(rows, ROWS), (self.counter.table, self.counter.infinity)
         count_few(bits, first, self.counter.nodes, chosen, *what, self.part, self.lowest, self.highest)
 
     def _empty(self) -> None:
@@ -195,21 +194,19 @@ class _OnGrid(Accumulation):
 
     def __init__(self, counter: Coder, dtype: np.dtype) -> None:
         assert counter.grid is not None
-        cells, cell_slots, full, full_slots, low, high, shift = counter.grid.arrays
-        empty = (np.zeros_like(one) for one in (cells, full, low))
-        super().__init__(counter, dtype, len(low), cells, full, low, high, shift, *empty)
-        cells, full, low, high, shift, self.in_cells, self.in_full, self.numbers = self.others
-        self.grid = (cells, cell_slots, full, full_slots, low, high, shift)
+        self.grid = counter.grid
+        super().__init__(counter, dtype, len(self.grid.low))
+        small = (self.grid.cells, self.grid.full, self.grid.low)
+        self.in_cells, self.in_full, self.numbers = (aligned(one.shape, one.dtype, 0) for one in small)
         self.counted = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
         chosen, small = padded_rows(rows, ROWS), (self.in_cells, self.in_full, self.numbers)
-        what = (self.grid, self.counter.infinity)
+        what = (self.grid.arrays, self.counter.infinity)
         count_grid(bits, first, self.counter.nodes, chosen, *what, *small, self.lowest, self.highest)
 
     def _empty(self) -> None:
-        assert self.counter.grid is not None
-        collect(self.counter.grid.places, self.in_cells, self.in_full, self.survivors)
+        collect(self.grid.places, self.in_cells, self.in_full, self.survivors)
         self.counted += self.numbers[: self.counter.nodes]
         for small in (self.in_cells, self.in_full, self.numbers):
             small[:] = 0
@@ -222,13 +219,12 @@ class _ByTree(Accumulation):
     """Bisection, and a counter per code."""
 
     def __init__(self, counter: Coder, dtype: np.dtype) -> None:
-        empty = np.zeros((counter.nodes, 1 << len(counter.levels)), np.uint16)
-        super().__init__(counter, dtype, counter.nodes, counter.table, empty)
-        self.table, self.part = self.others
+        super().__init__(counter, dtype, counter.nodes)
+        self.part = aligned((counter.nodes, 1 << len(counter.levels)), np.uint16, 0)
         self.numbers = np.zeros(counter.nodes, np.int64)
 
     def _add(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        what = (self.counter.edges, self.table, self.counter.levels, self.counter.infinity)
+        what = (self.counter.edges, self.counter.table, self.counter.levels, self.counter.infinity)
         state = (space_of_thread(bits.dtype), self.part.reshape(-1), self.lowest, self.highest)
         count_many(bits, first, self.counter.nodes, padded_rows(rows, GROUP), *what, *state)
 
