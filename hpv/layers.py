@@ -171,6 +171,39 @@ class DaskLayer(Layer):
         return block if block.ndim > 2 else _contiguous(block, self.form, out)
 
 
+class PartLayer(Layer):
+    """Consecutive samples of another layer."""
+
+    def __init__(self, whole: Layer, rows: slice) -> None:
+        self.name, self.origin, self.form, self.in_memory = whole.name, whole.origin, whole.form, whole.in_memory
+        self._whole, self._start, self._samples = whole, rows.start, rows.stop - rows.start
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples of this part, and nodes."""
+        return self._samples, self._whole.shape[1]
+
+    @property
+    def chunks(self) -> tuple[int, int] | None:
+        """Those of the whole."""
+        return self._whole.chunks
+
+    @property
+    def missing_chunks(self) -> int:
+        """Those of the whole."""
+        return self._whole.missing_chunks
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With the first sample, and the one after the last."""
+        return {**self._whole.identity, "part": [self._start, self._start + self._samples]}
+
+    def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
+        """See `Layer`."""
+        rows = range(*samples.indices(self._samples))
+        return self._whole.read(slice(self._start + rows.start, self._start + rows.stop), nodes, out)
+
+
 def hash_of(layer: Layer) -> str:
     """BLAKE2 of a layer's values."""
     digest = hashlib.blake2b(digest_size=16)
