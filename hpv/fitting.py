@@ -189,20 +189,30 @@ class LayerTotals(NamedTuple):
 
 
 def run_fit(ready: Fit, progress: streaming.Progress, checkpoint: Checkpoint | None = None) -> Background:
-    """Do what was prepared."""
+    """Do what was prepared: by threads of this process, or on Dask's active cluster where that can read the data."""
+    client = streaming.active_client()
+    if client is not None and ready.source.is_portable:
+        from hpv.cluster import fit_on_cluster
+
+        return fit_on_cluster(client, ready, progress, checkpoint)
     layers: dict[str, LayerState] = {}
     for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
         progress.start(f"fit {layer.name}", plan.bytes_read)
         layers[layer.name] = _count_layer(
             layer, plan, _edges_of(layer, plan, ready, progress, checkpoint), ready, progress, checkpoint
         )
+    return finish_fit(ready, layers)
+
+
+def finish_fit(ready: Fit, layers: Mapping[str, LayerState]) -> Background:
+    """The background of the states of all layers."""
     known = ready.source.attributes
     attributes: dict[str, Any] = {key: known[key] for key in ("model", "weights") if key in known}
-    samples = _class_sizes(ready)
-    return Background(layers, samples, ready.classes, ready.rule, ready.min_class_size, attributes)
+    return Background(dict(layers), class_sizes(ready), ready.classes, ready.rule, ready.min_class_size, attributes)
 
 
-def _class_sizes(ready: Fit) -> np.ndarray:
+def class_sizes(ready: Fit) -> np.ndarray:
+    """Samples of every class (c,)."""
     return np.bincount(ready.group, minlength=1 if ready.classes is None else len(ready.classes)).astype(np.int64)
 
 
@@ -232,11 +242,11 @@ def _count_layer(
     checkpoint: Checkpoint | None,
 ) -> LayerState:
     """Exact survivors of every class at the edges, and the extremes."""
-    form, samples = edges.form, _class_sizes(ready)
+    form, samples = edges.form, class_sizes(ready)
     steps = [(tile, segment) for tile in plan.tiles for segment in plan.segments]
     walk = f"{len(plan.tiles)} tiles of {plan.tiles[0].stop}, {len(plan.segments)} segments of {plan.segments[0].stop}"
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
-    done, totals = kept or (0, _empty_totals(len(samples), edges, int(samples.sum())))
+    done, totals = kept or (0, empty_totals(len(samples), edges, int(samples.sum())))
     for tile, segment in steps[:done]:
         progress.skip((segment.stop - segment.start) * (tile.stop - tile.start) * plan.itemsize)
     for tile, segment in steps[done:]:
@@ -254,18 +264,24 @@ def _count_layer(
         done += 1
         if checkpoint is not None:
             checkpoint.keep_state(layer.name, walk, done, totals)
+    return finish_layer(layer.name, edges, totals, samples)
+
+
+def finish_layer(name: str, edges: LayerEdges, totals: LayerTotals, samples: np.ndarray) -> LayerState:
+    """The state of a layer that has seen all ``samples`` (c,); ``DataError`` if it has not."""
     gaps = totals.seen != samples[:, None]
     if gaps.any():
         node = int(np.flatnonzero(gaps.any(axis=0))[0])
         raise DataError(
-            f"layer {layer.name}: node {node} has seen {int(totals.seen[:, node].sum())} of {int(samples.sum())} "
+            f"layer {name}: node {node} has seen {int(totals.seen[:, node].sum())} of {int(samples.sum())} "
             "samples; part of the work was lost, fit it again."
         )
     missing = (totals.seen - totals.counted).astype(totals.survivors.dtype)
-    return LayerState(form, edges.keys, totals.survivors, missing, totals.lowest, totals.highest)
+    return LayerState(edges.form, edges.keys, totals.survivors, missing, totals.lowest, totals.highest)
 
 
-def _empty_totals(classes: int, edges: LayerEdges, samples: int) -> LayerTotals:
+def empty_totals(classes: int, edges: LayerEdges, samples: int) -> LayerTotals:
+    """Counts of nothing."""
     (nodes, count), form = edges.keys.shape, edges.form
     return LayerTotals(
         np.zeros((classes, nodes, count), count_dtype(samples)),

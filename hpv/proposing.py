@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
@@ -67,6 +68,16 @@ def propose_layer(layer: Layer, plan: LayerPlan, rule: Rule, threads: int, progr
         parts = [part for several in streaming.run(task, range(threads), threads) for part in several]
     else:  # what is read is read once: all threads at the same tile
         parts = [(tile, pilot.propose(tile, threads)) for tile in plan.pilot_tiles]
+    return join_edges(layer, parts)
+
+
+def propose_tile(layer: Layer, plan: LayerPlan, rule: Rule, tile: slice) -> np.ndarray:
+    """Inner edge keys (nodes, edges) of one tile of a layer's nodes."""
+    return _Pilot(layer, plan, rule, streaming.Quiet()).propose(tile)
+
+
+def join_edges(layer: Layer, parts: Sequence[tuple[slice, np.ndarray]]) -> LayerEdges:
+    """The edges of a layer from those of its tiles."""
     keys = np.full((layer.shape[1], max(part.shape[1] for _, part in parts)), layer.form.unused, layer.form.key)
     for tile, part in parts:
         keys[tile, : part.shape[1]] = part

@@ -6,12 +6,14 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpv import streaming
+from hpv.backends import get_backend
 from hpv.background import Background
 from hpv.errors import HpvError, HpvWarning, InputError
 from hpv.opening import check_fingerprint, digest, open_background
@@ -19,7 +21,7 @@ from hpv.planning import SCORE_CHUNK, kept_chunks
 from hpv.pvalues import outward, range_tables
 from hpv.scanning import Scored, join, subset_nodes
 from hpv.scoring import Results, Score, run_score
-from hpv.store import SCORES, STRINGS, Output, Store, StoredArray, escape, open_store
+from hpv.store import SCORES, STRINGS, Output, OutputWriter, Store, StoredArray, escape, open_store
 
 COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 
@@ -227,17 +229,13 @@ class _Writer:
                 for tail in ready.options.tails:
                     for end in ("pmin", "pmax"):
                         output.create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4", chunks, names)
-        self.tables = {}
-        if "ranges" in self.keep:
-            for name in ready.pairs:
-                closed = ready.background.closed(name)
-                for tail in ready.options.tails:
-                    self.tables[tail, name] = outward(*range_tables(closed.survivors, closed.counted, tail))
 
     def run(self, progress: streaming.Progress) -> int:
         """Score what is not scored yet; the number of NaN among all values."""
         start = int(self.output.progress.get("samples", 0))
-        blocks = self.write_block if self.keep else None
+        blocks = None
+        if self.keep:
+            blocks = KeptBlocks(self.output.writer(), self.ready).at(0, self.ready.background)
         try:
             run_score(self.ready, progress, self.take_scores, blocks, start)
         except BaseException:
@@ -271,29 +269,61 @@ class _Writer:
         self.output.checkpoint({"samples": samples.stop, "missing": missing})
         self.waiting, self.written = [], time.monotonic()
 
-    def write_block(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
-        """Keep the codes of a block, and the ranges that follow from them."""
-        if "codes" in self.keep:
-            self.output.write(f"codes/{escape(layer)}", (samples, nodes), codes)
-        for (tail, name), tables in self.tables.items():
-            if name == layer:
-                part = tuple(np.ascontiguousarray(table[:, nodes]) for table in tables)
-                self.write_ranges(f"ranges/{tail}/{escape(layer)}", samples, nodes, codes, group, part)
 
-    def write_ranges(
-        self, folder: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray,
-        tables: tuple[np.ndarray, ...],
-    ) -> None:  # fmt: skip
+class KeptBlocks:
+    """Keeps the codes of blocks, and the ranges that follow from them. Without a background it is light to send."""
+
+    def __init__(self, writer: OutputWriter, ready: Score) -> None:
+        self.writer, self.keep, self.tails, self.samples = writer, ready.keep, ready.options.tails, ready.source.samples
+        self.first = 0
+        """Sample of the store that the samples of blocks are counted from."""
+        self.background: Background | None = None
+        self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def chunk_rows(self, nodes: int) -> int:
+        """Samples of the tallest chunk of a layer with so many nodes: ranges from its multiples on share no chunk.
+
+        Chunks have a power of two of samples, or all of them.
+        """
+        sizes = [size for size, kind in ((1, "codes"), (4, "ranges")) if kind in self.keep]
+        return max(kept_chunks(nodes, self.samples, size)[0] for size in sizes)
+
+    def at(self, first: int, background: Background | None) -> KeptBlocks:
+        """The same for blocks whose samples are counted from ``first`` on."""
+        other = copy(self)
+        other.first, other.background, other.tables = first, background, {}
+        return other
+
+    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
+        """Keep what was made of a block."""
+        samples = slice(self.first + samples.start, self.first + samples.stop)
+        if "codes" in self.keep:
+            self.writer.write(f"codes/{escape(layer)}", (samples, nodes), codes)
+        if "ranges" in self.keep:
+            for tail in self.tails:
+                self._write_ranges(layer, tail, samples, nodes, codes, group)
+
+    def _write_ranges(
+        self, layer: str, tail: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray
+    ) -> None:
         """Keep the ranges of one tail, a chunk's samples at a time."""
+        low, high = (np.ascontiguousarray(table[:, nodes]) for table in self._range_tables(layer, tail))
         width = codes.shape[1]
-        step = kept_chunks(width, self.ready.source.samples, 4)[0]
+        step = kept_chunks(width, self.samples, 4)[0]
         for rows in streaming.blocks(samples, step):
             inside = slice(rows.start - samples.start, rows.stop - samples.start)
             shape = (rows.stop - rows.start, width)
             out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
-            self.ready.scanner.backend.look_up_ranges(codes[inside], group[inside], tables, out)
+            get_backend("auto").look_up_ranges(codes[inside], group[inside], (low, high), out)
             for end, values in zip(("pmin", "pmax"), out, strict=True):
-                self.output.write(f"{folder}/{end}", (rows, nodes), values)
+                self.writer.write(f"ranges/{tail}/{escape(layer)}/{end}", (rows, nodes), values)
+
+    def _range_tables(self, layer: str, tail: str) -> tuple[np.ndarray, np.ndarray]:
+        assert self.background is not None
+        if (tail, layer) not in self.tables:
+            closed = self.background.closed(layer)
+            self.tables[tail, layer] = outward(*range_tables(closed.survivors, closed.counted, tail))
+        return self.tables[tail, layer]
 
 
 def _own_labels(ready: Score) -> np.ndarray:

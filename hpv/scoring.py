@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,7 +30,20 @@ KEPT_NODES = 65_536
 KEEP = ("codes", "ranges")
 
 Results = Mapping[Kind, Scored]
-WriteCodes = Callable[[str, slice, slice, np.ndarray, np.ndarray], None]
+WriteScores = Callable[[slice, Results, int], None]
+
+
+class WriteCodes(Protocol):
+    """Keeps what was made of a block."""
+
+    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray, /) -> None:
+        """Codes (s, n) of samples and nodes of a layer, and the groups (s,) that answer for the samples."""
+
+    def chunk_rows(self, nodes: int) -> int:
+        """Ranges of samples that start at multiples of this, of a layer with so many nodes, may be kept at once."""
+
+    def at(self, first: int, background: Background | None) -> WriteCodes:
+        """The same for blocks whose samples are counted from ``first`` on; without a background it is light to send."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,8 @@ class Score:
     pairs: dict[str, str]
     """Layer of the activations for each layer of the background."""
     options: ScanOptions
+    keep: tuple[str, ...]
+    """``codes`` and ``ranges``, or one, or none of them."""
     group: np.ndarray
     """Group of every sample that its own class answers for."""
     plan: Plan
@@ -89,13 +104,30 @@ def prepare_score(
     check_weights(background, source)
     group = group_samples(background, source, labels, against)
     scanner = Scanner(background, options, get_backend(backend))
-    levels = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2
-    plan = plan_score(
-        background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
+    plan = _plan(scanner, source, pairs, keep, memory, threads)
+    return Score(full, background, source, pairs, options, keep, group, plan, scanner)
+
+
+def _plan(
+    scanner: Scanner, source: Activations, pairs: dict[str, str], keep: Sequence[str], memory: int | str | None,
+    threads: int | None,
+) -> Plan:  # fmt: skip
+    levels, options = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2, scanner.options
+    return plan_score(
+        scanner.background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
         kept=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
         memory=memory, threads=threads, levels=levels, groups=len(scanner.targets),
     )  # fmt: skip
-    return Score(full, background, source, pairs, options, group, plan, scanner)
+
+
+def part_of_score(
+    background: Background, source: Activations, pairs: dict[str, str], options: ScanOptions, keep: tuple[str, ...],
+    group: np.ndarray, memory: int,
+) -> Score:  # fmt: skip
+    """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
+    scanner = Scanner(background, options, get_backend("auto"))
+    plan = _plan(scanner, source, pairs, keep, memory, 1)
+    return Score(background, background, source, pairs, options, keep, group, plan, scanner)
 
 
 def _several(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -141,7 +173,7 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
 def run_score(
     ready: Score,
     progress: streaming.Progress,
-    write: Callable[[slice, Results, int], None],
+    write: WriteScores,
     write_codes: WriteCodes | None = None,
     start: int = 0,
 ) -> None:
@@ -150,7 +182,14 @@ def run_score(
     ``write`` is given samples, results and the number of NaN among their values, in order of the samples.
 
     ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
+    Where a Dask cluster is active and can read the data, its workers do this, with copies of ``write_codes``.
     """
+    client = streaming.active_client()
+    if client is not None and ready.source.is_portable:
+        from hpv.cluster import score_on_cluster
+
+        score_on_cluster(client, ready, progress, write, write_codes, start)
+        return
     walk = _Walk(ready, progress, write_codes)
     row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", ready.source.samples * row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,20 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int)
         return list(get(tasks, list(tasks), pool=_pool(threads)))
     finally:
         work.end()
+
+
+def active_client() -> Any:
+    """The ``distributed.Client`` that Dask would compute with here; None for threads, and inside of a task."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None or _thread.work is not None:
+        return None
+    import dask
+    from distributed.worker import thread_state
+
+    if hasattr(thread_state, "execution_state"):
+        return None
+    get = getattr(dask.base.get_scheduler(), "__self__", None)
+    return get if isinstance(get, distributed.Client) else None
 
 
 class _Thread(threading.local):

@@ -25,6 +25,7 @@ FLOORS = (
     {"hpv.proposing"},
     {"hpv.fitting"},
     {"hpv.scoring", "hpv.opening"},
+    {"hpv.cluster"},
     {"hpv.scores"},
     {"hpv.querying", "hpv.capturing"},
     {"hpv.exporting"},
@@ -37,7 +38,8 @@ FACES = {
     "hpv.background": {"hpv.querying", "hpv.opening"},
     "hpv.planning": {"hpv.fitting", "hpv.scoring"},
     "hpv.opening": {"hpv.scores"},
-    "hpv.scoring": {"hpv.scores"},
+    "hpv.scoring": {"hpv.scores", "hpv.cluster"},
+    "hpv.fitting": {"hpv.cluster"},
 }
 # Who may import what; numpy, numba and the standard library are spoken of below.
 OWNERS = {
@@ -45,6 +47,7 @@ OWNERS = {
     "awscrt": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},
+    "distributed": {"hpv.streaming", "hpv.cluster", "hpv.cli.clusters"},
     "sklearn": {"hpv.demo"},
     "pyarrow": {"hpv.exporting"},
     "typer": {"hpv.cli"},

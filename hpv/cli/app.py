@@ -125,6 +125,9 @@ def fit(
     memory: o.Memory = None,
     threads: o.Threads = None,
     backend: o.Backend = "auto",
+    scheduler: o.Scheduler = None,
+    scheduler_file: o.SchedulerFile = None,
+    workers: o.Workers = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
@@ -162,6 +165,9 @@ def score(
     memory: o.Memory = None,
     threads: o.Threads = None,
     backend: o.Backend = "auto",
+    scheduler: o.Scheduler = None,
+    scheduler_file: o.SchedulerFile = None,
+    workers: o.Workers = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hpv.cli.clusters import cluster
 from hpv.cli.describing import background_facts, background_summary, scores_facts, scores_summary
 from hpv.cli.terminal import Terminal
 from hpv.errors import InputError, StoreError
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 
 def fit(terminal: Terminal, *, out: str, overwrite: bool, **options: Any) -> None:
     """``hpv fit``."""
+    where = _where(options)
     ready = _prepare_fit(**options)
     _report_fill(terminal, ready.source)
-    with terminal.meter("fit", ready.plan.bytes_read) as meter:
+    with where, terminal.meter("fit", ready.plan.bytes_read) as meter:
         background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
     document = {"command": "fit", "out": out, "already_complete": already, **background_facts(background)}
     following = f"Next: hpv score {out} ACTIVATIONS -o SCORES"
@@ -42,10 +45,10 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, **o
     """``hpv score``."""
     from hpv.scores import write_scores
 
-    keep = _keep(options["keep"])
+    where, keep = _where(options), _keep(options["keep"])
     ready = _prepare_score(background, **options)
     _report_fill(terminal, ready.source)
-    with terminal.meter("score", ready.plan.bytes_read) as meter:
+    with where, terminal.meter("score", ready.plan.bytes_read) as meter:
         scores = write_scores(ready, out, keep, overwrite, meter)
     already = scores.already_complete
     document = {"command": "score", "out": out, "already_complete": already, **scores_facts(scores)}
@@ -71,6 +74,12 @@ def demo(terminal: Terminal, *, seeds: int, out: str) -> None:
     result = run(out, seeds=seeds, console=terminal.console())
     if terminal.as_json:
         terminal.result({"command": "demo", **result.summary()})
+
+
+def _where(options: dict[str, Any]) -> AbstractContextManager[None]:
+    """Where to compute, taken out of the options."""
+    given = {name: options.pop(name) for name in ("scheduler", "scheduler_file", "workers")}
+    return cluster(**given, threads=options["threads"])
 
 
 def _prepare_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:

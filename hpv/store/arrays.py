@@ -63,6 +63,11 @@ class StoredArray:
         return self._raw is not None
 
     @property
+    def is_portable(self) -> bool:
+        """Whether another process can read it, too."""
+        return not isinstance(self._array.store, MemoryStore)
+
+    @property
     def missing_chunks(self) -> int:
         """How many chunks have no file and are read as the fill value; 0 in stores that hpv wrote."""
         if self._missing is None:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -164,6 +164,11 @@ class Output:
         with self._saving(name):
             self._array(name).write(selection, data)
 
+    def writer(self) -> OutputWriter:
+        """Writes to the arrays that were created, also in another process while this one holds the store."""
+        self._make()
+        return OutputWriter(self._place, self.path)
+
     def read(self, name: str, selection: Selection = None, out: np.ndarray | None = None) -> np.ndarray:
         """What has been written."""
         return self._array(name).read(selection, out)
@@ -239,16 +244,39 @@ class Output:
         while self._locks:
             self._locks.pop().release(remove=remove)
 
-    @contextmanager
-    def _saving(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                what = "no space left; free some and run the same command again, it continues."
-            else:
-                what = f"cannot be written: {error.strerror or error}; when that is mended, run the same command again."
-            raise DataError(f"{self.path}: {name}: {what}") from error
+    def _saving(self, name: str) -> AbstractContextManager[None]:
+        return _saving(self.path, name)
+
+
+class OutputWriter:
+    """Writes to arrays of an `Output`; a pickle of it is small. Different processes write different chunks."""
+
+    def __init__(self, place: Path, path: Path) -> None:
+        self._place = place
+        self._path = path
+        self._arrays: dict[str, WritableArray] = {}
+
+    def __reduce__(self) -> Any:
+        return OutputWriter, (self._place, self._path)
+
+    def write(self, name: str, selection: Selection, data: Any) -> None:
+        """See `Output.write`."""
+        with _saving(self._path, name):
+            if name not in self._arrays:
+                self._arrays[name] = open_writable(self._place, name, f"{self._path}: array {name}")
+            self._arrays[name].write(selection, data)
+
+
+@contextmanager
+def _saving(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            what = "no space left; free some and run the same command again, it continues."
+        else:
+            what = f"cannot be written: {error.strerror or error}; when that is mended, run the same command again."
+        raise DataError(f"{path}: {name}: {what}") from error
 
 
 def save(
