@@ -237,9 +237,8 @@ def _show_incomplete(terminal: Terminal, store: str, header: Mapping[str, Any]) 
 def _steps(header: Mapping[str, Any]) -> Iterator[str]:
     """How far the run was that wrote the store."""
     progress = header.get("progress", {})
-    rows = progress.get("rows", {})
-    if rows:
-        yield f"{min(rows.values()):,} samples of all layers"
+    if progress.get("stored"):
+        yield f"{progress['stored']:,} samples of all layers"
     if progress.get("samples"):
         layers = header.get("request", {}).get("activations", {}).get("layers", {})
         of = next((f" of {layer['shape'][0]:,}" for layer in layers.values() if layer.get("shape")), "")
