@@ -570,7 +570,7 @@ def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monk
     monkeypatch.setattr("hpv.store.activations._ROWS", (16, 16))
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
-        (fit_command(data), 2, "so far: edges of conv"),
+        (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
         (score_command(data), 2, "so far: 10 of 40 samples are scored"),
         (capture_command(data), 1, "so far: 60 samples of all layers"),
     ):

@@ -137,8 +137,8 @@ class ActivationWriter:
             column.write()
             if column.stored != self.samples:
                 raise DataError(
-                    f"{self._output.path}: {name} holds {column.stored} of {self.samples} samples; part of the work was "
-                    "lost, overwrite the store."
+                    f"{self._output.path}: {name} holds {column.stored} of {self.samples} samples; part of the work "
+                    "was lost, overwrite the store."
                 )
 
 
