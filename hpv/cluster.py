@@ -22,10 +22,20 @@ import hpv
 from hpv.backends import get_backend
 from hpv.background import Background, LayerState
 from hpv.errors import DataError, InputError, StoppedError
-from hpv.fitting import Checkpoint, Fit, LayerTotals, class_sizes, empty_totals, finish_fit, finish_layer, run_fit
+from hpv.fitting import (
+    Checkpoint,
+    Fit,
+    LayerTotals,
+    class_sizes,
+    empty_totals,
+    finish_fit,
+    finish_layer,
+    run_fit,
+    saving,
+)
 from hpv.pilot import LayerEdges, Rule
 from hpv.planning import MIB, LayerPlan, human, plan_fit
-from hpv.proposing import join_edges, propose_tile
+from hpv.proposing import propose_tile, stack
 from hpv.scanning import ScanOptions, Scored, join
 from hpv.scoring import Results, Score, WriteCodes, WriteScores, part_of_score, run_score
 from hpv.sources import Activations, Layer
@@ -119,24 +129,27 @@ def _propose(
     rule, edges = ready.rule, {}
     assert rule is not None
     with cluster.work() as work:
-        sent: list[tuple[Layer, LayerPlan, list[Future]]] = []
+        sent: list[tuple[Layer, LayerPlan, list[np.ndarray], list[tuple[slice, Future]]]] = []
         for layer in ready.source.layers.values():
-            kept = checkpoint.edges(layer.name) if checkpoint is not None else None
-            if kept is not None:
-                edges[layer.name] = kept
-                continue
+            known = checkpoint.edges(layer.name) if checkpoint is not None else None
+            parts = [] if known is None else [known.keys]
+            done = sum(map(len, parts))
             (plan,) = plan_fit(_bare(ready.source, layer), rule, memory=cluster.memory, threads=1).layers
-            tasks = [_ProposeTask(layer, plan, rule, tile) for tile in plan.pilot_tiles]
-            sent.append((layer, plan, [work.submit(f"edges of {layer.name}", task) for task in tasks]))
-        for layer, plan, futures in sent:
+            tiles = [slice(max(tile.start, done), tile.stop) for tile in plan.pilot_tiles if tile.stop > done]
+            name = f"edges of {layer.name}"
+            futures = [(tile, work.submit(name, _ProposeTask(layer, plan, rule, tile))) for tile in tiles]
+            sent.append((layer, plan, parts, futures))
+        for layer, plan, parts, futures in sent:
             progress.start(f"edges of {layer.name}", plan.pilot_bytes)
-            parts = []
-            for tile, future in zip(plan.pilot_tiles, futures, strict=True):
-                parts.append((tile, work.result(future)))
-                progress.advance(plan.pilot_bytes * (tile.stop - tile.start) // plan.nodes)
-            edges[layer.name] = join_edges(layer, parts)
-            if checkpoint is not None:
-                checkpoint.keep_edges(layer.name, edges[layer.name])
+            node = plan.pilot_bytes // plan.nodes
+            progress.skip(sum(map(len, parts)) * node)
+            for tile, future in futures:
+                with saving(checkpoint):
+                    parts.append(work.result(future))
+                    progress.advance((tile.stop - tile.start) * node)
+                if checkpoint is not None:
+                    checkpoint.keep_edges(layer.name, tile.start, LayerEdges(parts[-1], layer.form))
+            edges[layer.name] = LayerEdges(stack(parts, layer.form), layer.form)
     return edges
 
 
@@ -158,9 +171,9 @@ def _count(
 ) -> LayerState:
     """Exact survivors of every class at the edges."""
     sizes, source = class_sizes(ready), _bare(ready.source, layer)
-    walk = "samples in order, on a cluster"
+    walk = f"1 tiles of {layer.shape[1]}"  # that of one process with room for all nodes, which may go on here
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
-    done, totals = kept or (0, empty_totals(len(sizes), edges, int(sizes.sum())))
+    (_, done), totals = kept or ((0, 0), empty_totals(len(sizes), edges, int(sizes.sum())))
     row = layer.shape[1] * layer.form.key.itemsize
     progress.skip(done * row)
     with cluster.work() as work:
@@ -180,11 +193,11 @@ def _count(
             return sent
 
         for wave in work.waves(_ranges(done, layer.shape[0], row, source.chunk_rows), send, add_up):
-            for state in wave.gather(progress, row):
-                _add(totals, state, wave.rows)
-            done = wave.rows.stop
+            with saving(checkpoint):
+                (state,) = wave.gather(progress, row)
+            _add(totals, state, wave.rows)
             if checkpoint is not None:
-                checkpoint.keep_state(layer.name, walk, done, totals)
+                checkpoint.keep_state(layer.name, walk, (0, wave.rows.stop), totals)
     return finish_layer(layer.name, edges, totals, sizes)
 
 

@@ -36,7 +36,7 @@ KEPT_CHUNK = 4 * MIB
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
 SEGMENT = GIB
-"""Bytes read between two times that a state may be saved."""
+"""Bytes read, or held of a pilot, between two times that a state may be saved."""
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -368,8 +368,10 @@ def _walk(
         whole = min(math.lcm(rows, kept_chunks(nodes, samples)[0]), samples)
         if whole <= (most or samples) and workers * whole * width <= share - blocks:
             part, blocks = whole, blocks + workers * (whole - rows) * width
-    # The pilot is read again for each of its tiles, so it gets all that blocks leave.
-    pilot_width = _tile_width(nodes, usable - blocks, proposing, chunk_nodes)
+    # Chunks are read again for each tile of the pilot that they lie in, so it gets all that blocks leave; but no more
+    # than whole chunks for a while: edges are saved tile by tile.
+    pilot_room = min(usable - blocks, max(SEGMENT, int(proposing * chunk_nodes)))
+    pilot_width = _tile_width(nodes, pilot_room, proposing, chunk_nodes)
     tiles, pilot_tiles = (
         tuple(slice(at, min(nodes, at + one)) for at in range(0, nodes, one)) for one in (width, pilot_width)
     )

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import get_backend
 from hpv.background import Background
-from hpv.errors import HpvError, HpvWarning, InputError
+from hpv.errors import DataError, HpvError, HpvWarning, InputError
 from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import SCORE_CHUNK, kept_chunks
 from hpv.pvalues import outward, range_tables
@@ -243,7 +244,10 @@ class _Writer:
                 self.write_scores()
             raise
         self.write_scores()
-        return int(self.output.progress.get("missing", 0))
+        done = self.output.progress
+        if done["samples"] != self.ready.source.samples:
+            raise self.lost(done["samples"])
+        return int(done["missing"])
 
     def take_scores(self, samples: slice, results: Results, missing: int) -> None:
         """Keep the scores of a finished range, and write them when a chunk is full or some time has passed."""
@@ -258,6 +262,9 @@ class _Writer:
             return
         parts, (first, _, _), (last, _, _) = self.waiting, self.waiting[0], self.waiting[-1]
         samples = slice(first.start, last.stop)
+        done = int(self.output.progress.get("samples", 0))
+        if samples.start != done or any(a.stop != b.start for (a, *_), (b, *_) in pairwise(parts)):
+            raise self.lost(done)
 
         def write(kind: tuple[str, str, str]) -> None:
             scored = join([results[kind] for _, results, _ in parts])
@@ -268,6 +275,13 @@ class _Writer:
         missing = sum(count for _, _, count in parts) + int(self.output.progress.get("missing", 0))
         self.output.checkpoint({"samples": samples.stop, "missing": missing})
         self.waiting, self.written = [], time.monotonic()
+
+    def lost(self, done: int) -> DataError:
+        """What is to be said where samples were left out."""
+        return DataError(
+            f"{self.output.path}: not every sample from {done} to {self.ready.source.samples - 1} was scored once; "
+            "part of the work was lost, run the same command again."
+        )
 
 
 class KeptBlocks:

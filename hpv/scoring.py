@@ -15,7 +15,7 @@ from hpv import streaming
 from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
 from hpv.blocks import Block, read_block
-from hpv.errors import HpvWarning, InputError
+from hpv.errors import DataError, HpvWarning, InputError
 from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
 from hpv.planning import SCORE_CHUNK, SEGMENT, TALLY_SHARE, LayerPlan, Plan, plan_score
@@ -258,6 +258,7 @@ class _Walk:
         Returns the sample where it ended, the results, and the number of NaN among the values.
         """
         samples, missing = segment.stop - segment.start, 0
+        seen = np.zeros(samples, np.int64)
         results = {kind: Scored.empty(samples) for kind in self.ready.options.kinds}
         waiting = self.ready.scanner.empty_tallies(samples) if len(self.passes) > 1 else None
         for number, tiles in enumerate(self.passes):
@@ -265,10 +266,21 @@ class _Walk:
             seconds = math.inf if number else streaming.CHECKPOINT_SECONDS / len(self.passes)
             made = [(name, tile, self.tables.get(name, tile)) for name, tile in tiles]
             last = tiles is self.passes[-1]
-            stop, found = self._run(segment, made, waiting, results if last else {}, seconds)
+            stop, found = self._run(segment, made, waiting, results if last else {}, seen, seconds)
             segment, missing = slice(segment.start, stop), missing + found
         done = slice(0, segment.stop - segment.start)
+        self._check_seen(seen[done], segment.start)
         return segment.stop, {kind: every.part(done) for kind, every in results.items()}, missing
+
+    def _check_seen(self, seen: np.ndarray, start: int) -> None:
+        """Every node of every sample was tallied once."""
+        nodes = sum(plan.nodes for plan in self.plans.values())
+        gaps = np.flatnonzero(seen != nodes)
+        if len(gaps):
+            raise DataError(
+                f"sample {start + int(gaps[0])}: {int(seen[gaps[0]])} of {nodes} nodes went into its scores; part of "
+                "the work was lost, score again."
+            )
 
     def _run(
         self,
@@ -276,11 +288,13 @@ class _Walk:
         tiles: list[tuple[str, slice, Tables]],
         waiting: Mapping[str, np.ndarray] | None,
         results: Results,
+        seen: np.ndarray,
         seconds: float,
     ) -> tuple[int, int]:
         """Tally some tiles of a range of samples and fill in the results that are then known.
 
-        Returns the sample where it ended, and the number of NaN among the values.
+        The nodes of every sample are added to what was ``seen`` of it. Returns the sample where it ended, and the
+        number of NaN among the values.
         """
         scanner, threads = self.ready.scanner, self.ready.plan.threads
         largest, least = (max(getattr(self.plans[name], size) for name, _, _ in tiles) for size in ("part", "least"))
@@ -295,7 +309,7 @@ class _Walk:
                     tallies = scanner.empty_tallies(rows.stop - rows.start, self.buffers)
                 else:
                     tallies = {tail: tally[:, inside] for tail, tally in waiting.items()}
-                missing += sum(self._tally(name, tile, made, rows, tallies) for name, tile, made in tiles)
+                missing += sum(self._tally(name, tile, made, rows, tallies, seen[inside]) for name, tile, made in tiles)
                 own = {kind: every.part(inside) for kind, every in results.items()}
                 scanner.scores(tallies, self.ready.group[rows], own)
             return missing
@@ -303,7 +317,15 @@ class _Walk:
         missing = sum(streaming.run(task, range(threads), threads))
         return parts.start, missing
 
-    def _tally(self, name: str, tile: slice, tables: Tables, samples: slice, tallies: Mapping[str, np.ndarray]) -> int:
+    def _tally(
+        self,
+        name: str,
+        tile: slice,
+        tables: Tables,
+        samples: slice,
+        tallies: Mapping[str, np.ndarray],
+        seen: np.ndarray,
+    ) -> int:
         """Add one tile of nodes to the tallies of a range of samples; the number of NaN among the values."""
         plan, missing = self.plans[name], 0
         layer, nodes = self.ready.source.layers[self.ready.pairs[name]], tile.stop - tile.start
@@ -316,6 +338,7 @@ class _Walk:
                 own = {tail: tally[:, within(rows, samples)] for tail, tally in tallies.items()}
                 left = None if codes is None else codes[within(rows, part)]
                 missing += self._tally_block(block, self.ready.group[rows], tables, own, left)
+                seen[within(rows, samples)] += nodes
                 self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
             if self.write_codes is not None and codes is not None:
                 self.write_codes(name, part, tile, codes, self.ready.group[part])

@@ -153,6 +153,16 @@ def blocks(rows: slice, step: int) -> Iterator[slice]:
         yield slice(start, min(rows.stop, start + step))
 
 
+def first_gap(rows: slice, done: Sequence[slice]) -> int | None:
+    """The first of a range of samples that not exactly one of the ranges that were done holds; None: there is none."""
+    at = rows.start
+    for part in sorted(done, key=lambda part: part.start):
+        if part.start != at:
+            return min(at, part.start)
+        at = part.stop
+    return None if at == rows.stop else at
+
+
 class Queue:
     """A range of samples for several threads at once: each takes the next block, so none waits for a slower one.
 

@@ -568,12 +568,11 @@ def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monk
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr("hpv.scoring.segment_length", lambda _: 10)
     monkeypatch.setattr("hpv.store.activations._ROWS", (16, 16))
-    monkeypatch.setattr("hpv.store.activations._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
-        (fit_command(data), 2, "so far: edges of conv"),
+        (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
         (score_command(data), 2, "so far: 10 of 40 samples are scored"),
-        (capture_command(data), 1, "so far: 48 samples of all layers"),
+        (capture_command(data), 1, "so far: 60 samples of all layers"),
     ):
         out = tmp_path / f"{command[0]}.zarr"
         interrupted_after(blocks, monkeypatch, KeyboardInterrupt)

@@ -237,17 +237,17 @@ def _show_incomplete(terminal: Terminal, store: str, header: Mapping[str, Any]) 
 def _steps(header: Mapping[str, Any]) -> Iterator[str]:
     """How far the run was that wrote the store."""
     progress = header.get("progress", {})
-    rows = progress.get("rows", {})
-    if rows:
-        yield f"{min(rows.values()):,} samples of all layers"
+    if progress.get("stored"):
+        yield f"{progress['stored']:,} samples of all layers"
     if progress.get("samples"):
         layers = header.get("request", {}).get("activations", {}).get("layers", {})
         of = next((f" of {layer['shape'][0]:,}" for layer in layers.values() if layer.get("shape")), "")
         yield f"{progress['samples']:,}{of} samples are scored"
     states = progress.get("states", {})
-    for layer in progress.get("edges", {}):
-        counted = f"; counted {states[layer]['done']} steps ({states[layer]['walk']})" if layer in states else ""
-        yield f"edges of {layer}{counted}"
+    for layer, edges in progress.get("edges", {}).items():
+        yield f"edges of {edges['nodes']:,} nodes of {layer}"
+    for layer, state in states.items():
+        yield f"{state['samples']:,} samples of {layer} are counted in tile {state['tile'] + 1} of {state['walk']}"
 
 
 # --- shared ---

@@ -143,7 +143,10 @@ class WritableArray(StoredArray):
         values = np.asarray(data, self.dtype)
         if values.shape != sizes:
             raise ValueError(f"{self.origin}: data of shape {values.shape} for a selection of shape {sizes}")
-        write_region(self._raw, self.shape, starts, values, self._lock)
+        try:
+            write_region(self._raw, self.shape, starts, values, self._lock)
+        except ChunkError as error:
+            raise self._damaged(error.index, error.reason) from error
 
     def resize(self, shape: tuple[int, ...]) -> None:
         """Change the lengths; chunks beyond them are removed."""
