@@ -42,6 +42,7 @@ FACES = {
 # Who may import what; numpy, numba and the standard library are spoken of below.
 OWNERS = {
     "zarr": {"hpv.store"},
+    "zarrs": {"hpv.store"},
     "awscrt": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},
