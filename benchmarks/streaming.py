@@ -148,6 +148,6 @@ def _without(job: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _bytes(memory: str) -> int:
-    from hpv.planning import bytes_of
+    from hpv.resources import bytes_of
 
     return bytes_of(memory)

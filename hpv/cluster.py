@@ -34,8 +34,9 @@ from hpv.fitting import (
     saving,
 )
 from hpv.pilot import LayerEdges, Rule
-from hpv.planning import MIB, LayerPlan, human, plan_fit
+from hpv.planning import LayerPlan, plan_fit
 from hpv.proposing import propose_tile, stack
+from hpv.resources import MIB, human
 from hpv.scanning import ScanOptions, Scored, join
 from hpv.scoring import Results, Score, WriteCodes, WriteScores, part_of_score, run_score
 from hpv.sources import Activations, Layer

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpv.errors import InputError
+from hpv.errors import DataError, InputError
 from hpv.floats import FloatFormat
 
 if TYPE_CHECKING:
@@ -149,7 +149,10 @@ class StoredLayer(Layer):
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         sizes = tuple(side.stop - side.start for side in selection) + self._full_shape[2:]
         fits = out is not None and out.shape == sizes
-        return self._stored.read(selection, out if fits else np.empty(sizes, self.form.storage))
+        try:
+            return self._stored.read(selection, out if fits else np.empty(sizes, self.form.storage))
+        except DataError as error:
+            raise DataError(f"layer {self.name}: {error}") from error
 
 
 class TensorLayer(Layer):

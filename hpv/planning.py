@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import math
-import operator
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpv.errors import InputError
 from hpv.pilot import Rule, pilot_runs
+from hpv.resources import GIB, MIB, bytes_of, human, thread_count
 
 if TYPE_CHECKING:
     from hpv.background import Background
     from hpv.sources import Activations, Layer
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
 COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
 LARGEST_BLOCK = 4 * MIB
 """More does not read faster, and stays less in the processor's cache."""
 LARGEST_IN_MEMORY, LEAST_IN_MEMORY = 64 * MIB, MIB
 """Blocks of values that lie in memory need no buffer: they begin large, and are small where threads would wait."""
-UNLIMITED = 2**60
-"""What version 1 of cgroups writes where there is no limit is more than that."""
-MEMINFO, MEMBERSHIP, CGROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""
 KEPT_CHUNK = 4 * MIB
@@ -39,100 +31,10 @@ SEGMENT = GIB
 """Bytes read, or held of a pilot, between two times that a state may be saved."""
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": 2**40, "K": KIB, "M": MIB, "G": GIB, "T": 2**40}  # fmt: skip
-
-
-def bytes_of(memory: int | str | None) -> int:
-    """A number of bytes, or text such as 512MiB or 2GB; ``None``: a quarter of what this process may still use."""
-    if memory is None:
-        return max(available_memory() // 4, 256 * MIB)
-    if isinstance(memory, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", memory)
-        try:
-            if match is None:
-                raise ValueError
-            size = int(float(match[1]) * _UNITS[match[2].upper()])
-        except (ValueError, KeyError):
-            raise InputError(f"memory={memory!r}: give bytes, or text such as 512MiB or 2GB.") from None
-    elif isinstance(memory, Real) and not isinstance(memory, bool) and math.isfinite(memory):
-        size = int(memory)
-    else:
-        raise InputError(f"memory={memory!r}: give bytes, or text such as 512MiB or 2GB.")
-    if size < 64 * MIB:
-        raise InputError(f"memory={memory!r}: give at least 64MiB.")
-    return size
-
-
-def human(size: float) -> str:
-    """Bytes as people read them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} TiB"
 
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def available_memory() -> int:
-    """Bytes that this process may still use: the least of what the system, its cgroup and SLURM leave."""
-    limits = [limit - used for limit, used in _cgroups()]
-    if MEMINFO.exists():
-        found = re.search(r"MemAvailable:\s+(\d+) kB", MEMINFO.read_text())
-        if found:
-            limits.append(int(found[1]) * KIB)
-    per_node, per_cpu = (_slurm_number(f"SLURM_MEM_PER_{what}") for what in ("NODE", "CPU"))
-    if per_node or per_cpu:  # MiB; 0 stands for all of the node's
-        limits.append((per_node or per_cpu * max(_slurm_number("SLURM_CPUS_ON_NODE"), 1)) * MIB)
-    return max(min(limits, default=4 * GIB), 0)
-
-
-def _cgroups() -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of each group that limits the memory of this process, version 1 or 2."""
-    try:
-        lines = MEMBERSHIP.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, kinds, path = line.split(":", 2)
-        if kinds not in ("", "memory"):
-            continue
-        names = ("memory.max", "memory.current") if not kinds else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        inside = Path(path.lstrip("/"))
-        for group in (inside, *inside.parents):
-            folder = CGROUPS / kinds / group
-            try:
-                limit = int((folder / names[0]).read_text())
-                if limit > UNLIMITED:
-                    continue
-                used = int((folder / names[1]).read_text())
-                cache = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.M)
-            except (OSError, ValueError):
-                continue  # not visible from here, or no limit ("max")
-            # What files left in memory is given back when it is needed.
-            yield limit, used - (int(cache[1]) if cache else 0)
-
-
-def _slurm_number(name: str) -> int:
-    text = os.environ.get(name, "")
-    return int(text) if text.isdigit() else 0
-
-
-def thread_count(threads: int | None) -> int:
-    """``threads``, or the processors that this process may use (its affinity, or SLURM's allotment)."""
-    if threads is not None:
-        try:
-            count = 0 if isinstance(threads, bool) else operator.index(threads)
-        except TypeError:
-            count = 0
-        if count < 1:
-            raise InputError(f"threads={threads!r}: give a whole number from 1 on.")
-        return count
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, _slurm_number("SLURM_CPUS_PER_TASK") or allowed)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from hpv.kernels.coding import padded_rows
 from hpv.kernels.lanes import ROWS
 from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
 from hpv.pilot import Edges, LayerEdges, Rule, propose
-from hpv.planning import MIB, LayerPlan, plan_fit
+from hpv.planning import LayerPlan, plan_fit
+from hpv.resources import MIB
 from hpv.sources import Layer, open_activations
 
 CACHED_PILOT = 8 * MIB

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from its own line and the lines above it.
 FLOORS = (
     {"hpv.errors"},
-    {"hpv.floats", "hpv.kernels"},
+    {"hpv.floats", "hpv.kernels", "hpv.resources"},
     {"hpv.backends", "hpv.store", "hpv.pvalues"},
     {"hpv.layers"},
     {"hpv.sources", "hpv.pilot"},
@@ -44,6 +44,7 @@ FACES = {
 # Who may import what; numpy, numba and the standard library are spoken of below.
 OWNERS = {
     "zarr": {"hpv.store"},
+    "zarrs": {"hpv.store"},
     "awscrt": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},

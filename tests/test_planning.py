@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpv
-from hpv import planning, streaming
-from hpv.planning import GIB, KIB, MIB, available_memory, bytes_of, human, thread_count
+from hpv import planning, resources, streaming
+from hpv.resources import GIB, KIB, MIB, available_memory, bytes_of, human, thread_count
 from hpv.scoring import prepare_score, segment_length
 from hpv.sources import open_activations
 
@@ -90,9 +90,9 @@ def machine(tmp_path, monkeypatch):
         if name.startswith("SLURM_"):
             monkeypatch.delenv(name)
     (tmp_path / "meminfo").write_text("MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n")
-    monkeypatch.setattr(planning, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(planning, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(planning, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(resources, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(resources, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path / "groups")
     return tmp_path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpv.errors import InputError
 from hpv.floats import FORMATS
-from hpv.planning import human
+from hpv.resources import human
 
 
 @dataclass(frozen=True)

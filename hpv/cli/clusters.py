@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hpv.errors import InputError
-from hpv.planning import thread_count
+from hpv.resources import thread_count
 
 SECONDS = 15
 """To reach a scheduler."""

@@ -14,7 +14,7 @@ import numpy as np
 from hpv.background import Background
 from hpv.cli.terminal import Terminal, grid, table
 from hpv.errors import InputError, StoreError
-from hpv.planning import human
+from hpv.resources import human
 from hpv.scores import Scores
 from hpv.store import SCORES, open_store
 

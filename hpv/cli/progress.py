@@ -113,7 +113,7 @@ class Meter:
     def _amount(self, count: float) -> str:
         if self._unit != "bytes":
             return f"{count:,.0f} {self._unit}"
-        from hpv.planning import human
+        from hpv.resources import human
 
         return human(count)
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from hpv.errors import DataError
+from hpv.store.accelerating import accelerated
 from hpv.store.chunks import ChunkError, RawChunks, overlaps, read_region, write_region
 
 STRINGS = "string"
 """The dtype of arrays of strings."""
+LARGEST_REQUEST = 4 << 20
+"""Bytes of small chunks that Zarr is asked for at once."""
+FRUGAL = {"bytes", "blosc", "crc32c", "endian", "numcodecs.blosc", "numcodecs.zstd", "sharding_indexed", "zstd"}
+"""Codecs that hold a chunk twice while they decode it, as it was and as it becomes; measured. Others: four times."""
 Selection = slice | Sequence[slice] | None
 
 
@@ -32,8 +39,12 @@ class StoredArray:
         """``strict``: a missing chunk is an error, as in everything that hpv wrote; else it holds the fill value."""
         self._array = array
         self._raw = raw_chunks(array, strict=strict)
+        self._fast = accelerated(array) if self._raw is None else None
         self._strict = strict
         self._missing: int | None = None
+        self._layout = _layout(array)
+        self._stamp = _stamp(array)
+        self._fresh = True
         self.origin = origin
         """What messages call it."""
 
@@ -68,6 +79,24 @@ class StoredArray:
         return not isinstance(self._array.store, MemoryStore)
 
     @property
+    def reads_whole(self) -> bool:
+        """Whether any part of a chunk costs as much as all of it: compressed, with a checksum, or by way of Zarr."""
+        return self._raw is None or self._raw.checksum
+
+    def scratch(self, rows: int) -> int:
+        """Bytes that a thread needs while it reads so many rows, beside what it reads into."""
+        if self._raw is not None:
+            whole = self._raw.bytes
+            return whole if self._raw.checksum else whole // self.chunks[0] * min(rows, self.chunks[0])
+        copies = 2 if self._fast is not None or _codec_names(self._array) <= FRUGAL else 4
+        return copies * math.prod(self._request) * self.dtype.itemsize
+
+    @cached_property
+    def _request(self) -> tuple[int, ...]:
+        """Shape of what Zarr is asked for at once: a chunk, or several small ones, whole rows first."""
+        return _grown(self.chunks, self.shape, max(LARGEST_REQUEST // self.dtype.itemsize, 1))
+
+    @property
     def missing_chunks(self) -> int:
         """How many chunks have no file and are read as the fill value; 0 in stores that hpv wrote."""
         if self._missing is None:
@@ -82,40 +111,93 @@ class StoredArray:
             out = np.empty(sizes, self.dtype)
         elif out.shape != sizes:
             raise ValueError(f"out has the shape {out.shape}, the selection {sizes}")
-        if self._raw is None:
-            self._read_by_zarr(starts, stops, out)
-            return out
         try:
-            read_region(self._raw, starts, stops, out)
+            if self._raw is not None:
+                read_region(self._raw, starts, stops, out)
+            else:
+                self._read_by_zarr(starts, stops, out)
         except ChunkError as error:
+            self._refuse_changed(failed=True)
             raise self._damaged(error.index, error.reason) from error
+        self._refuse_changed()
         return out
 
     def _read_by_zarr(self, starts: tuple[int, ...], stops: tuple[int, ...], out: np.ndarray) -> None:
-        """Compressed, sharded, remote or of strings."""
-        if self._strict and isinstance(self._array.store, LocalStore):
-            self._refuse_missing(starts, stops)
-        selection = tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
-        try:
-            out[...] = self._array[selection]
-        except Exception as error:  # every codec raises what it likes
-            index = self._first_bad_chunk(starts, stops)
-            raise self._damaged(index, f"cannot be read: {error}") from error
+        """Compressed, sharded, remote or of strings; one request at a time, so that a thread holds no more."""
+        if isinstance(self._array.store, LocalStore):
+            self._check_files(starts, stops)
+        for part in overlaps(starts, stops, self._request):
+            low = tuple(start + side.start for start, side in zip(starts, part.outside, strict=True))
+            high = tuple(start + side.stop for start, side in zip(starts, part.outside, strict=True))
+            try:
+                self._get(low, high, out[part.outside])
+            except Exception as error:  # every codec raises what it likes
+                self._refuse_changed(failed=True)
+                reason = f"cannot be read: {_one_line(error)}"
+                raise self._damaged(self._first_bad_chunk(low, high), reason) from error
 
-    def _refuse_missing(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> None:
-        for part in overlaps(starts, stops, self.chunks):
-            if not os.path.exists(_chunk_file(self._array, part.index)):
-                raise self._damaged(part.index, "is missing")
+    def _get(self, starts: tuple[int, ...], stops: tuple[int, ...], into: np.ndarray) -> None:
+        selection = tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
+        if into.dtype.kind in "TUO":
+            into[...] = self._array[selection]
+            return
+        fast = self._fast is not None and into.dtype == self.dtype
+        # zarrs writes to no other memory.
+        target = np.empty(into.shape, into.dtype) if fast and not into.flags.c_contiguous else into
+        array = self._fast if fast and self._fast is not None else self._array
+        array.get_basic_selection(selection, out=NDBuffer.from_numpy_array(target))
+        if target is not into:
+            into[...] = target
+
+    def _check_files(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> None:
+        """Zarr reads a chunk without a file, and a shard whose file is empty, as the fill value."""
+        for part in overlaps(starts, stops, tuple(self._array.shards or self.chunks)):
+            try:
+                size = os.stat(_chunk_file(self._array, part.index)).st_size
+            except OSError:
+                size = None
+            if size == 0:
+                raise ChunkError(part.index, "is damaged: its file is empty")
+            if size is None and self._strict:
+                raise ChunkError(part.index, "is missing")
 
     def _first_bad_chunk(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> tuple[int, ...]:
         for part in overlaps(starts, stops, self.chunks):
-            low = (place * size for place, size in zip(part.index, self.chunks, strict=True))
-            corner = tuple(slice(start, start + 1) for start in low)
+            sides = zip(part.index, self.chunks, self.shape, strict=True)
+            places = [(place * size, min((place + 1) * size, length)) for place, size, length in sides]
+            low, high = (tuple(ends) for ends in zip(*places, strict=True))
             try:
-                self._array[corner]
+                self._get(low, high, np.empty([b - a for a, b in places], self.dtype))
             except Exception:  # any reason will do: the chunk's index is all that is wanted here
                 return part.index
         return ()
+
+    def _refuse_changed(self, *, failed: bool = False) -> None:
+        """Another writer may have made another array of it since it was opened.
+
+        Where it cannot be told cheaply it is looked up at the first read, and when a read ``failed``.
+        """
+        stamp = _stamp(self._array)
+        if stamp == self._stamp and not (stamp is None and (self._fresh or failed)):
+            return
+        self._fresh = False
+        store, path, version = self._array.store, self._array.path, self._array.metadata.zarr_format
+        try:
+            found = zarr.open_array(store, path=path, mode="r", zarr_format=version)
+        except Exception as error:
+            raise DataError(
+                f"{self.origin}: it was there when it was opened and cannot be opened any more ({_one_line(error)}). "
+                "Put it back, or start again with another one."
+            ) from error
+        now = _layout(found)
+        changed = [name for name in (*self._layout, *now) if self._layout.get(name) != now.get(name)]
+        if changed:
+            name = changed[0]
+            raise DataError(
+                f"{self.origin}: it was changed while it was in use: {name.replace('_', ' ')} was "
+                f"{self._layout.get(name)}, now it is {now.get(name)}. Run this again when nothing writes to it."
+            )
+        self._stamp = stamp
 
     def _damaged(self, index: tuple[int, ...], reason: str) -> DataError:
         chunk = f"chunk {index} " if index else ""
@@ -128,6 +210,9 @@ class WritableArray(StoredArray):
     def __init__(self, array: zarr.Array, origin: str) -> None:
         super().__init__(array, origin, strict=True)
         self._lock = threading.Lock()
+
+    def _refuse_changed(self, *, failed: bool = False) -> None:
+        """The run that has it changes it."""
 
     def write(self, selection: Selection, data: Any) -> None:
         """Put ``data`` where ``selection`` points; threads may write different chunks at the same time."""
@@ -230,6 +315,54 @@ def _plain_codecs(array: zarr.Array) -> bool | None:
     if len(codecs) == 1:
         return False
     return True if len(codecs) == 2 and isinstance(codecs[1], Crc32cCodec) else None
+
+
+def _grown(chunk: tuple[int, ...], shape: tuple[int, ...], values: int) -> tuple[int, ...]:
+    """A multiple of a chunk's shape with up to so many values, the last dimensions first."""
+    grown = list(chunk)
+    for axis in reversed(range(len(chunk))):
+        most = -(-shape[axis] // chunk[axis])
+        grown[axis] *= max(1, min(most, values // math.prod(grown)))
+        if grown[axis] < shape[axis]:
+            break
+    return tuple(grown)
+
+
+def _layout(array: zarr.Array) -> dict[str, Any]:
+    """What the array's metadata say of its chunks and where they are."""
+    known: dict[str, Any] = json.loads(json.dumps(array.metadata.to_dict(), default=str))
+    return {name: known[name] for name in known if name not in ("attributes", "consolidated_metadata")}
+
+
+def _stamp(array: zarr.Array) -> tuple[int, ...] | None:
+    """Differs when the metadata of a local array have been written; None where that cannot be told cheaply."""
+    if not isinstance(array.store, LocalStore):
+        return None
+    name = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+    try:
+        entry = os.stat(os.path.join(array.store.root, array.path, name))
+    except OSError:
+        return None
+    return entry.st_mtime_ns, entry.st_size, entry.st_ino
+
+
+def _codec_names(array: zarr.Array) -> set[str]:
+    """Of all codecs, those within shards too."""
+
+    def names(codecs: Any) -> Iterator[str]:
+        for codec in codecs:
+            known = codec if isinstance(codec, Mapping) else codec.to_dict()
+            yield known["name"]
+            yield from names(known.get("configuration", {}).get("codecs", ()))
+
+    if array.metadata.zarr_format == 3:
+        return set(names(array.metadata.codecs))
+    every = (*(array.metadata.filters or ()), *([array.metadata.compressor] if array.metadata.compressor else []))
+    return {codec.get_config()["id"] for codec in every}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _chunk_file(array: zarr.Array, index: tuple[int, ...]) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 from awscrt import checksums
 
 CHECKSUM_BYTES = 4
+LARGEST_KEPT = 32 << 20
+"""Bytes of a chunk whose buffer a thread keeps for the next one."""
 _local = threading.local()
 
 
@@ -86,10 +88,13 @@ def read_region(chunks: RawChunks, starts: tuple[int, ...], stops: tuple[int, ..
             offset = sum(side.start * stride for side, stride in zip(part.inside, _strides(chunks.shape), strict=True))
             found = _read_file(chunks, part.index, path, into, offset * chunks.dtype.itemsize)
         else:
-            scratch = _scratch(chunks)
-            found = _read_file(chunks, part.index, path, scratch, 0)
+            # Where no checksum is to be compared, the rows that are asked for are enough.
+            rows = slice(0, chunks.shape[0]) if chunks.checksum else part.inside[0]
+            scratch = _scratch(chunks)[: rows.stop - rows.start]
+            found = _read_file(chunks, part.index, path, scratch, rows.start * chunks.bytes // chunks.shape[0])
             if found:
-                into[...] = scratch[part.inside]
+                first = part.inside[0]
+                into[...] = scratch[(slice(first.start - rows.start, first.stop - rows.start), *part.inside[1:])]
         if not found:
             if chunks.fill is None:
                 raise ChunkError(part.index, "is missing")
@@ -215,6 +220,8 @@ def _one_piece(inside: tuple[slice, ...], shape: tuple[int, ...]) -> bool:
 def _scratch(chunks: RawChunks) -> np.ndarray:
     """This thread's buffer for one chunk; fresh pages for every chunk would cost more than the reading."""
     size = chunks.bytes
+    if size > LARGEST_KEPT:
+        return np.empty(chunks.shape, chunks.dtype)
     buffer: np.ndarray | None = getattr(_local, "buffer", None)
     if buffer is None or buffer.nbytes < size:
         buffer = _local.buffer = np.empty(size, np.uint8)
