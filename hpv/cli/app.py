@@ -125,6 +125,7 @@ def fit(
     memory: o.Memory = None,
     threads: o.Threads = None,
     backend: o.Backend = "auto",
+    shard: o.ShardOf = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
@@ -135,13 +136,20 @@ def fit(
 @app.command(epilog="Example: hpv merge monday.zarr tuesday.zarr -o both.zarr")
 def merge(
     parts: Annotated[
-        list[str], Argument(metavar="PART...", help="Backgrounds with the same edges.", show_default=False)
+        list[str],
+        Argument(
+            metavar="PART...",
+            help="Backgrounds with the same edges, or all shards of a score; or, without -o, the output of shards.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Background to write.", show_default=False)],
+    out: Annotated[
+        str | None, Option("-o", "--out", metavar="OUT", help="Store to write. Default: in place of the shards.")
+    ] = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Add up backgrounds with the same edges (see hpv fit --edges)."""
+    """Add up backgrounds with the same edges (see hpv fit --edges), or make one store of shards."""
     return _work("running", "merge", locals())
 
 
@@ -162,6 +170,7 @@ def score(
     memory: o.Memory = None,
     threads: o.Threads = None,
     backend: o.Backend = "auto",
+    shard: o.ShardOf = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
