@@ -208,7 +208,7 @@ def run_fit(ready: Fit, progress: streaming.Progress, checkpoint: Checkpoint | N
     for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
         progress.start(f"fit {layer.name}", plan.bytes_read)
         layers[layer.name] = _count_layer(
-            layer, plan, _edges_of(layer, plan, ready, progress, checkpoint), ready, progress, checkpoint
+            layer, plan, edges_of(layer, plan, ready, progress, checkpoint), ready, progress, checkpoint
         )
     return finish_fit(ready, layers)
 
@@ -225,10 +225,10 @@ def class_sizes(ready: Fit) -> np.ndarray:
     return np.bincount(ready.group, minlength=1 if ready.classes is None else len(ready.classes)).astype(np.int64)
 
 
-def _edges_of(
+def edges_of(
     layer: Layer, plan: LayerPlan, ready: Fit, progress: streaming.Progress, checkpoint: Checkpoint | None
 ) -> LayerEdges:
-    """The given edges, those that an earlier run kept, or new ones."""
+    """The given edges of a layer, those that an earlier run kept, or new ones."""
     if ready.given is not None:
         return ready.given[layer.name]
     assert ready.rule is not None

@@ -67,7 +67,7 @@ def save_background(background: Background, path: str | Path, *, overwrite: bool
     request = {"command": "save", "fingerprint": background.fingerprint}
     with Output.begin(path, BACKGROUND, request, overwrite=overwrite) as output:
         if not output.already_complete:
-            _write(output, background)
+            write_background(output, background)
 
 
 def fit_to_store(
@@ -77,11 +77,11 @@ def fit_to_store(
 
     A run that was interrupted is continued by the same call.
     """
-    with Output.begin(out, BACKGROUND, _fit_request(ready), overwrite=overwrite) as output:
+    with Output.begin(out, BACKGROUND, fit_request(ready), overwrite=overwrite) as output:
         if output.already_complete:
             return load_background(open_store(out, BACKGROUND)), True
-        background = run_fit(ready, progress or streaming.Quiet(), _Checkpoint(output))
-        _write(output, background)
+        background = run_fit(ready, progress or streaming.Quiet(), FitCheckpoint(output))
+        write_background(output, background)
     return background, False
 
 
@@ -99,11 +99,11 @@ def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool
     with Output.begin(out, BACKGROUND, request, overwrite=overwrite) as output:
         if output.already_complete:
             return load_background(open_store(out, BACKGROUND)), True
-        _write(output, merged)
+        write_background(output, merged)
     return merged, False
 
 
-def _fit_request(ready: Fit) -> dict[str, Any]:
+def fit_request(ready: Fit) -> dict[str, Any]:
     """What a fit is asked for; two requests that are equal give equal backgrounds."""
     request: dict[str, Any] = {"command": "fit", "activations": ready.source.identity}
     if ready.given is None:
@@ -124,7 +124,7 @@ def digest(*arrays: np.ndarray) -> str:
     return found.hexdigest()[:16]
 
 
-def _write(output: Output, background: Background) -> None:
+def write_background(output: Output, background: Background) -> None:
     """The mergeable state of every layer, and what describes it."""
     for name, state in background.layers.items():
         arrays = {array: getattr(state, array) for array in (field.name for field in fields(LayerState)[1:])}
@@ -161,7 +161,7 @@ def _write_array(output: Output, name: str, values: np.ndarray) -> None:
         output.write(name, None, values)
 
 
-class _Checkpoint:
+class FitCheckpoint:
     """Keeps edges as they are found, and the counts of a layer in one of two places in turn."""
 
     def __init__(self, output: Output) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from itertools import pairwise
@@ -144,10 +144,18 @@ class Scores:
 
 
 def write_scores(
-    ready: Score, out: str | Path, keep: Sequence[str], overwrite: bool, progress: streaming.Progress
+    ready: Score,
+    out: str | Path,
+    keep: Sequence[str],
+    overwrite: bool,
+    progress: streaming.Progress,
+    request: Mapping[str, Any] | None = None,
 ) -> Scores:
-    """Score into a store; an interrupted run is continued by the same call."""
-    with Output.begin(out, SCORES, _request(ready, keep), overwrite=overwrite) as output:
+    """Score into a store; an interrupted run is continued by the same call.
+
+    ``request``: what the store is asked to hold (default: all that is scored).
+    """
+    with Output.begin(out, SCORES, request or score_request(ready, keep), overwrite=overwrite) as output:
         if not output.already_complete:
             missing = _Writer(output, ready, keep).run(progress)
             if missing:
@@ -161,7 +169,8 @@ def write_scores(
     return Scores(open_store(out, SCORES), done)
 
 
-def _request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+def score_request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+    """What a score is asked for; two requests that are equal give equal scores."""
     options = ready.options
     request = {
         "command": "score",
@@ -200,6 +209,15 @@ def _attributes(ready: Score) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def create_array(output: Output, name: str, shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+    """An array with a value for each sample, or for each sample and node; the shape of its chunks."""
+    chunks: tuple[int, ...] = (min(shape[0], SCORE_CHUNK),)
+    if len(shape) == 2:
+        chunks = kept_chunks(shape[1], shape[0], np.dtype(dtype).itemsize)
+    output.create(name, shape, dtype, chunks, ["sample", "node"][: len(shape)])
+    return chunks
+
+
 class _Writer:
     """Creates the arrays of a score store and fills them range by range."""
 
@@ -210,26 +228,23 @@ class _Writer:
         self.waiting: list[tuple[slice, Results, int]] = []
         self.written = time.monotonic()
         samples = ready.source.samples
-        chunk = min(samples, SCORE_CHUNK)
         for kind in ready.options.kinds:
             for name, dtype in COLUMNS.items():
-                output.create(_folder(*kind) + name, (samples,), dtype, (chunk,), ["sample"])
+                create_array(output, _folder(*kind) + name, (samples,), dtype)
         if ready.options.against == "own":
-            output.create("own", (samples,), "i8", (chunk,), ["sample"])
+            create_array(output, "own", (samples,), "i8")
             output.write("own", None, _own_labels(ready))
         if ready.source.ids is not None:
-            output.create("ids", (samples,), STRINGS, (chunk,), ["sample"])
+            create_array(output, "ids", (samples,), STRINGS)
             output.write("ids", None, ready.source.ids)
         for plan, name in zip(ready.plan.layers, ready.pairs, strict=True):
             shape = (samples, plan.nodes)
-            names = ["sample", "node"]
             if "codes" in self.keep:
-                output.create(f"codes/{escape(name)}", shape, "u1", kept_chunks(plan.nodes, samples), names)
+                create_array(output, f"codes/{escape(name)}", shape, "u1")
             if "ranges" in self.keep:
-                chunks = kept_chunks(plan.nodes, samples, 4)
                 for tail in ready.options.tails:
                     for end in ("pmin", "pmax"):
-                        output.create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4", chunks, names)
+                        create_array(output, f"ranges/{tail}/{escape(name)}/{end}", shape, "f4")
 
     def run(self, progress: streaming.Progress) -> int:
         """Score what is not scored yet; the number of NaN among all values."""

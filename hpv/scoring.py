@@ -390,6 +390,7 @@ def score(
     threads: int | None = None,
     backend: str = "auto",
     overwrite: bool = False,
+    shard: str | None = None,
     progress: streaming.Progress | None = None,
 ) -> Scores:
     """Score every sample of the activations against a background and write a score store.
@@ -401,6 +402,9 @@ def score(
 
     An ``out`` that is complete and was made by the same call is opened as it is, an incomplete one is continued, any
     other is refused unless ``overwrite``.
+
+    ``shard="2/5"``: do the second of five parts, each in a process of its own, all with the same ``out``; returns the
+    scores of that part. ``hpv.merge(out)`` then makes one store of them.
 
     >>> import numpy as np, hpv, tempfile
     >>> rng = np.random.default_rng(0)
@@ -415,4 +419,9 @@ def score(
         background, activations, statistics=statistics, tails=tails, forms=forms, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
     )  # fmt: skip
-    return write_scores(ready, out, _several(keep), overwrite, progress or streaming.Quiet())
+    progress = progress or streaming.Quiet()
+    if shard is not None:
+        from hpv.sharding import cut, score_shard
+
+        return score_shard(ready, cut(ready.source, shard, overwrite), out, _several(keep), progress)
+    return write_scores(ready, out, _several(keep), overwrite, progress)

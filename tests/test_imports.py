@@ -27,6 +27,7 @@ FLOORS = (
     {"hpv.scoring", "hpv.opening"},
     {"hpv.cluster"},
     {"hpv.scores"},
+    {"hpv.sharding"},
     {"hpv.querying", "hpv.capturing"},
     {"hpv.exporting"},
     {"hpv", "hpv.demo"},
@@ -35,10 +36,10 @@ FLOORS = (
 )
 # Modules with public faces of what is built above them: those functions import it when they are called.
 FACES = {
-    "hpv.background": {"hpv.querying", "hpv.opening"},
+    "hpv.background": {"hpv.querying", "hpv.opening", "hpv.sharding"},
     "hpv.planning": {"hpv.fitting", "hpv.scoring"},
     "hpv.opening": {"hpv.scores"},
-    "hpv.scoring": {"hpv.scores", "hpv.cluster"},
+    "hpv.scoring": {"hpv.scores", "hpv.cluster", "hpv.sharding"},
     "hpv.fitting": {"hpv.cluster"},
 }
 # Who may import what; numpy, numba and the standard library are spoken of below.

@@ -128,6 +128,7 @@ def fit(
     scheduler: o.Scheduler = None,
     scheduler_file: o.SchedulerFile = None,
     workers: o.Workers = None,
+    shard: o.ShardOf = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
@@ -138,13 +139,20 @@ def fit(
 @app.command(epilog="Example: hpv merge monday.zarr tuesday.zarr -o both.zarr")
 def merge(
     parts: Annotated[
-        list[str], Argument(metavar="PART...", help="Backgrounds with the same edges.", show_default=False)
+        list[str],
+        Argument(
+            metavar="PART...",
+            help="Backgrounds with the same edges, or all shards of a score; or, without -o, the output of shards.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Background to write.", show_default=False)],
+    out: Annotated[
+        str | None, Option("-o", "--out", metavar="OUT", help="Store to write. Default: in place of the shards.")
+    ] = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Add up backgrounds with the same edges (see hpv fit --edges)."""
+    """Add up backgrounds with the same edges (see hpv fit --edges), or make one store of shards."""
     return _work("running", "merge", locals())
 
 
@@ -168,6 +176,7 @@ def score(
     scheduler: o.Scheduler = None,
     scheduler_file: o.SchedulerFile = None,
     workers: o.Workers = None,
+    shard: o.ShardOf = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:

@@ -58,9 +58,9 @@ class Output:
         try:
             with _refusing(path):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                exchanged = (overwrite or not target.exists()) and _complete_exchange(target)
+                exchanged = (overwrite or not target.exists()) and complete_exchange(target)
                 # What was just put in its place is what this command asks for: do not make it a second time.
-                overwrite = overwrite and not (exchanged and _difference(_header(target) or {}, wanted) is None)
+                overwrite = overwrite and not (exchanged and first_difference(_header(target) or {}, wanted) is None)
                 return cls._begin(target, wanted, overwrite, locks)
         except BaseException:
             for lock in locks:
@@ -71,7 +71,7 @@ class Output:
     def _begin(cls, target: Path, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
         place, found = target, _header(target)
         if found is not None:
-            difference = _difference(found, wanted)
+            difference = first_difference(found, wanted)
             if found.get("complete") is True and difference is None and not overwrite:
                 return cls(target, target, found, locks, complete=True)
             if difference is not None and not overwrite:
@@ -88,7 +88,7 @@ class Output:
         locks.append(Lock(place, str(target)))
         # Another run may have changed it before the lock was ours.
         found = _header(place)
-        difference = None if found is None else _difference(found, wanted)
+        difference = None if found is None else first_difference(found, wanted)
         if found is not None and difference is None and found.get("complete") is True and place == target:
             locks.pop().release(remove=True)
             return cls(target, target, found, locks, complete=True)
@@ -314,13 +314,13 @@ def _header(folder: Path) -> dict[str, Any] | None:
         raise OutputExistsError(str(error)) from None
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
     """The first entry that differs, with both values; the rest of ``found`` does not matter at the top level."""
     names = list(wanted) if not prefix else list({**wanted, **found})
     for name in names:
         there, here = found.get(name), wanted.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            inner = _difference(there, here, f"{prefix}{name}.")
+            inner = first_difference(there, here, f"{prefix}{name}.")
             if inner is not None:
                 return inner
         elif type(there) is not type(here) or there != here:
@@ -392,11 +392,14 @@ def _exchange(new: Path, target: Path) -> None:
         shutil.rmtree(old)
 
 
-def _complete_exchange(target: Path) -> bool:
+def complete_exchange(path: str | os.PathLike[str]) -> bool:
     """Finish what a run was doing that was killed after its new store was complete; whether there was such a run."""
+    target = _local(path)
     new = _beside(target, "new")
     header = _header(new)
     if header is None or header.get("complete") is not True:
+        if (_header(target) or {}).get("complete") is True:
+            shutil.rmtree(_beside(target, "old"), ignore_errors=True)
         return False
     lock = Lock(new, str(target))
     _exchange(new, target)
