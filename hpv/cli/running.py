@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def fit(terminal: Terminal, *, out: str, overwrite: bool, shard: str | None, **options: Any) -> None:
     """``hpv fit``."""
     where = _where(options)
-    ready = _prepare_fit(**options)
+    ready = prepared_fit(**options)
     part = None if shard is None else cut(ready.source, shard, overwrite)
     _report_fill(terminal, ready.source)
     with where, terminal.meter("fit", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
@@ -63,7 +63,7 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, sha
     from hpv.scores import write_scores
 
     where, keep = _where(options), _keep(options["keep"])
-    ready = _prepare_score(background, **options)
+    ready = prepared_score(background, **options)
     part = None if shard is None else cut(ready.source, shard, overwrite)
     _report_fill(terminal, ready.source)
     with where, terminal.meter("score", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
@@ -79,13 +79,13 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, sha
 
 def plan_fit(terminal: Terminal, **options: Any) -> None:
     """``hpv plan fit``."""
-    ready = _prepare_fit(**options)
+    ready = prepared_fit(**options)
     _show_plan(terminal, ready.plan, ready.source)
 
 
 def plan_score(terminal: Terminal, *, background: str, **options: Any) -> None:
     """``hpv plan score``."""
-    ready = _prepare_score(background, **options)
+    ready = prepared_score(background, **options)
     _show_plan(terminal, ready.plan, ready.source)
 
 
@@ -104,7 +104,8 @@ def _where(options: dict[str, Any]) -> AbstractContextManager[None]:
     return cluster(**given, threads=options["threads"])
 
 
-def _prepare_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:
+def prepared_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:
+    """The fit that these options ask for, planned."""
     return prepare_fit(
         pilot=_pilot(pilot),
         edges=None if edges is None else open_background(edges),
@@ -113,7 +114,7 @@ def _prepare_fit(*, pilot: str, edges: str | None, labels: str | None, **options
     )
 
 
-def _prepare_score(
+def prepared_score(
     background: str,
     *,
     tail: Sequence[str] | None,
@@ -124,6 +125,7 @@ def _prepare_score(
     keep: Sequence[str] | None,
     **options: Any,
 ) -> Score:
+    """The score that these options ask for, planned."""
     from hpv.scoring import prepare_score
 
     # Lists that are not given leave the defaults to the library.
