@@ -179,25 +179,28 @@ def _merge(
     progress: streaming.Progress | None,
 ) -> tuple[Background | Scores, bool]:
     """Write what the shards hold; a kill leaves the shards as they are, or a complete output."""
-    stores = _in_order(stores, request)
+    stores, progress = _in_order(stores, request), progress or streaming.Quiet()
     kind = stores[0].kind
     # The shards lie in the place of the output, which the new store takes when it is complete.
     with Output.begin(out, kind, request, overwrite=overwrite) as output:
         already = output.already_complete
         if not already and kind == BACKGROUND:
-            write_background(output, _add(stores))
+            write_background(output, _add(stores, progress))
         elif not already:
-            _Copy(output, stores).run(progress or streaming.Quiet())
+            _Copy(output, stores).run(progress)
             missing = sum(int(store.attributes["missing"]) for store in stores)
             output.finish({**stores[0].attributes, "samples": _total(stores), "missing": missing})
     return _open(open_store(out, kind)), already
 
 
-def _add(stores: Sequence[Store]) -> Background:
+def _add(stores: Sequence[Store], progress: streaming.Progress) -> Background:
     """The background of all shards, of which two at a time are in memory."""
     total = load_background(stores[0])
+    progress.start("merge", total.state_bytes * len(stores))
     for store in stores[1:]:
+        progress.advance(total.state_bytes)
         total = merge([total, load_background(store)])
+    progress.advance(total.state_bytes)
     return total
 
 

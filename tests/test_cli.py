@@ -26,7 +26,20 @@ from hpv.cli.terminal import Terminal
 from hpv.store import save_activations
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("capture", "fit", "merge", "score", "plan fit", "plan score", "top", "info", "export", "demo")
+COMMANDS = (
+    "capture",
+    "fit",
+    "merge",
+    "score",
+    "plan fit",
+    "plan score",
+    "slurm fit",
+    "slurm score",
+    "top",
+    "info",
+    "export",
+    "demo",
+)
 NODES = {"conv": 12, "hidden": 5}
 
 

@@ -28,7 +28,7 @@ plan_app = typer.Typer(
 app.add_typer(plan_app, name="plan")
 slurm_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None,
-    help="Print a SLURM script: a fit or a score in shards, each a task of an array, and their merger.",
+    help="Print a SLURM script of a fit or a score in shards.",
 )  # fmt: skip
 app.add_typer(slurm_app, name="slurm")
 
@@ -182,7 +182,10 @@ def merge(
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Add up backgrounds with the same edges (see hpv fit --edges), or make one store of shards."""
+    """Add up backgrounds with the same edges, or all shards.
+
+    Of backgrounds that are no shards, those after the first are made with hpv fit --edges.
+    """
     return _work("running", "merge", locals())
 
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpv.cli.running import prepared_fit, prepared_score
 from hpv.cli.terminal import Terminal
@@ -15,12 +15,17 @@ from hpv.errors import InputError
 from hpv.planning import MIB, Plan
 from hpv.sharding import cut
 
+if TYPE_CHECKING:
+    from hpv.sources import Activations
+
 MEMORY, CPUS = "2GiB", 4
 """Where they are not given: a login node says nothing about the nodes of the cluster."""
 IMPORTS = 512 * MIB
 """What the imports take, generously."""
 MARGIN = 8
 """One part in so many of ``--memory`` is added for what no plan knows: fragmented memory, buffers of the system."""
+STATES = 5
+"""The merger of a fit holds so many: the sum so far, a part, its fingerprint's copies, or a part and a new sum."""
 STEP = 256 * MIB
 LOGS = "hpv-logs"
 
@@ -87,30 +92,29 @@ class Job:
     time: str
     partition: str | None
 
+    def check(self, source: Activations) -> None:
+        """Refuse what every shard would refuse."""
+        if self.shards < 1:
+            raise InputError(f"--shards {self.shards}: give a whole number from 1 on.")
+        cut(source, f"1/{self.shards}")
+
 
 def fit(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
         memory: str | None, threads: int | None, **options: Any) -> None:  # fmt: skip
     """``hpv slurm fit``."""
     ready = prepared_fit(memory=memory or MEMORY, threads=threads or CPUS, **options)
-    _check(shards)
-    cut(ready.source, f"1/{shards}")
-    # The merger holds the state three times: two parts, and their sum.
-    least = 3 * ready.plan.bytes_written
-    _show(terminal, "fit", Job(given, out, shards, time, partition), ready.plan, memory, least)
+    job = Job(given, out, shards, time, partition)
+    job.check(ready.source)
+    _show(terminal, "fit", job, ready.plan, memory, STATES * ready.plan.bytes_written)
 
 
 def score(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
           background: str, memory: str | None, threads: int | None, **options: Any) -> None:  # fmt: skip
     """``hpv slurm score``."""
     ready = prepared_score(background, memory=memory or MEMORY, threads=threads or CPUS, **options)
-    _check(shards)
-    cut(ready.source, f"1/{shards}")
-    _show(terminal, "score", Job(given, out, shards, time, partition), ready.plan, memory)
-
-
-def _check(shards: int) -> None:
-    if shards < 1:
-        raise InputError(f"--shards {shards}: give a whole number from 1 on.")
+    job = Job(given, out, shards, time, partition)
+    job.check(ready.source)
+    _show(terminal, "score", job, ready.plan, memory)
 
 
 def _show(terminal: Terminal, command: str, job: Job, plan: Plan, memory: str | None, least: int = 0) -> None:
