@@ -19,6 +19,7 @@ from hpv.pilot import Edges, LayerEdges, Rule, check_edges
 from hpv.planning import LayerPlan, Plan, plan_fit
 from hpv.proposing import propose_layer
 from hpv.sources import Activations, Layer, open_activations
+from hpv.windows import windowed
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,7 @@ def _count_layer(
 ) -> LayerState:
     """Exact survivors of every class at the edges, and the extremes."""
     form, samples = edges.form, _class_sizes(ready)
+    layer = windowed(layer, plan.window, plan.readers, ready.plan.threads)
     steps = [(tile, segment) for tile in plan.tiles for segment in plan.segments]
     walk = f"{len(plan.tiles)} tiles of {plan.tiles[0].stop}, {len(plan.segments)} segments of {plan.segments[0].stop}"
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None

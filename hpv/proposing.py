@@ -17,6 +17,7 @@ from hpv.pilot import Edges, LayerEdges, Rule, propose
 from hpv.planning import LayerPlan, plan_fit
 from hpv.resources import MIB
 from hpv.sources import Layer, open_activations
+from hpv.windows import windowed
 
 CACHED_PILOT = 8 * MIB
 """Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
@@ -56,7 +57,7 @@ def edges(
 
 def propose_layer(layer: Layer, plan: LayerPlan, rule: Rule, threads: int, progress: streaming.Progress) -> LayerEdges:
     """Inner edges of a layer, tile of nodes after tile of nodes."""
-    pilot = _Pilot(layer, plan, rule, progress)
+    pilot = _Pilot(windowed(layer, plan.pilot_window, plan.readers, threads), plan, rule, progress)
     if layer.in_memory:  # small tiles of its own for every thread
         nodes, largest = layer.shape[1], pilot.cached_nodes
         tiles = streaming.Queue(slice(0, nodes), largest, min(largest, LEAST_TILE), threads)
@@ -106,7 +107,9 @@ class _Pilot:
             read(numbers)
             parts = place(blocks)
         else:
-            streaming.run(read, streaming.split(numbers, threads, 1), threads)
+            # One after the other, so that threads read what lies close together: it may be of the same chunk.
+            queue = streaming.Queue(numbers, 1, 1, threads)
+            streaming.run(lambda _: [read(number) for number in queue], range(threads), threads)
             found = streaming.run(place, streaming.split(blocks, threads, 1), threads)
             parts = [part for several in found for part in several]
         edges = np.full((tile.stop - tile.start, max(part.shape[1] for part in parts)), form.unused, form.key)

@@ -95,8 +95,8 @@ def test_changed_background_is_noticed(tmp_path, data):
 @pytest.mark.parametrize("after", [1000, 200_000, 260_000])
 def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.planning.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 4000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
     ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
     with pytest.raises(Stop):
         fit_to_store(ready, tmp_path / "b", progress=StopAfter(after))
