@@ -21,6 +21,7 @@ from hpv.pilot import Edges, LayerEdges, Rule, check_edges
 from hpv.planning import LayerPlan, Plan, plan_fit
 from hpv.proposing import propose_layer
 from hpv.sources import Activations, Layer, open_activations
+from hpv.windows import windowed
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,7 @@ def _count_layer(
 ) -> LayerState:
     """Exact survivors of every class at the edges, and the extremes."""
     form, samples = edges.form, class_sizes(ready)
+    layer = windowed(layer, plan.window, plan.readers, ready.plan.threads)
     walk = f"{len(plan.tiles)} tiles of {plan.tiles[0].stop}"
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
     (done, start), totals = kept or ((0, 0), empty_totals(len(samples), edges, int(samples.sum())))

@@ -48,6 +48,20 @@ class Layer:
         return None
 
     @property
+    def offset(self) -> int:
+        """Samples before the first one in the array that the chunks are those of."""
+        return 0
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether reading a part of a chunk costs as much as reading all of it."""
+        return False
+
+    def scratch(self, rows: int) -> int:
+        """Bytes that a thread needs to read a block of so many samples, beside the block."""
+        return 0
+
+    @property
     def missing_chunks(self) -> int:
         """Chunks of a foreign Zarr array that have no file and are read as its fill value."""
         return 0
@@ -73,7 +87,12 @@ class Layer:
             return self._block(selection, out)
         # The planes of the second dimension that hold these nodes, and the nodes within them.
         first, last = columns.start // self._inner, -(-columns.stop // self._inner)
-        block = self._block((slice(rows.start, rows.stop), slice(first, last)), None)
+        planes, target = (len(rows), last - first, *self._full_shape[2:]), None
+        if out is not None and out.flags.c_contiguous and out.size == math.prod(planes):
+            target = out.reshape(planes)
+        block = self._block((slice(rows.start, rows.stop), slice(first, last)), target)
+        if out is not None and block is target:
+            return out
         block = block.reshape(len(rows), (last - first) * self._inner)
         start = columns.start - first * self._inner
         return _contiguous(block[:, start : start + len(columns)], self.form, out)
@@ -135,6 +154,15 @@ class StoredLayer(Layer):
         """Of the Zarr array."""
         rows, columns = self._stored.chunks[:2]
         return rows, min(columns * self._inner, self.shape[1])
+
+    @property
+    def reads_whole(self) -> bool:
+        """Of the Zarr array."""
+        return self._stored.reads_whole
+
+    def scratch(self, rows: int) -> int:
+        """Of the Zarr array."""
+        return self._stored.scratch(rows)
 
     @property
     def missing_chunks(self) -> int:
@@ -219,6 +247,20 @@ class PartLayer(Layer):
     def chunks(self) -> tuple[int, int] | None:
         """Those of the whole."""
         return self._whole.chunks
+
+    @property
+    def offset(self) -> int:
+        """Also of a part of a part."""
+        return self._whole.offset + self._start
+
+    @property
+    def reads_whole(self) -> bool:
+        """That of the whole."""
+        return self._whole.reads_whole
+
+    def scratch(self, rows: int) -> int:
+        """That of the whole."""
+        return self._whole.scratch(rows)
 
     @property
     def missing_chunks(self) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpv.errors import InputError
+from hpv.errors import HpvWarning, InputError
 from hpv.pilot import Rule, pilot_runs
-from hpv.resources import GIB, MIB, bytes_of, human, thread_count
+from hpv.resources import MIB, bytes_of, human, thread_count
+from hpv.tiling import LayerPlan, Walk, Walked, layout_warning, walk
 
 if TYPE_CHECKING:
     from hpv.background import Background
@@ -17,59 +18,16 @@ if TYPE_CHECKING:
 
 COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
-LARGEST_BLOCK = 4 * MIB
-"""More does not read faster, and stays less in the processor's cache."""
-LARGEST_IN_MEMORY, LEAST_IN_MEMORY = 64 * MIB, MIB
-"""Blocks of values that lie in memory need no buffer: they begin large, and are small where threads would wait."""
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""
-KEPT_CHUNK = 4 * MIB
-"""Bytes of a chunk of codes or ranges: for smaller ones, making a file costs as much as filling it."""
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
-SEGMENT = GIB
-"""Bytes read, or held of a pilot, between two times that a state may be saved."""
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""
 
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """How one layer is walked."""
-
-    name: str
-    samples: int
-    nodes: int
-    itemsize: int
-    """Bytes of a value."""
-    tiles: tuple[slice, ...]
-    """Ranges of nodes that are worked on one after the other."""
-    pilot: tuple[slice, ...]
-    """Runs of samples that edges are proposed from; empty where they are given."""
-    pilot_tiles: tuple[slice, ...]
-    """Ranges of nodes whose pilot is read and ordered at once; narrower, as all of the pilot is held."""
-    block: int
-    """Samples that a thread reads at once."""
-    part: int
-    """Samples that a thread works on before it writes: blocks until chunks of codes are full."""
-    least: int
-    """Samples of the smallest part that a thread takes, so that none waits for long at the end."""
-    segments: tuple[slice, ...]
-    """Ranges of samples between which a state may be saved."""
-
-    @property
-    def pilot_bytes(self) -> int:
-        """Bytes of the pilot's values."""
-        return sum(run.stop - run.start for run in self.pilot) * self.nodes * self.itemsize
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of all values that are read, the pilot's twice."""
-        return self.samples * self.nodes * self.itemsize + self.pilot_bytes
 
 
 @dataclass(frozen=True)
@@ -89,6 +47,11 @@ class Plan:
     """Whether samples are scored while they are read: there is room for the tables of all layers at once."""
 
     @property
+    def bytes_fetched(self) -> int:
+        """Bytes of the chunks that are read for ``bytes_read``."""
+        return sum(layer.bytes_fetched for layer in self.layers)
+
+    @property
     def blocks(self) -> int:
         """Rectangles that are read, one by one in a thread."""
         return sum(len(layer.tiles) * -(-layer.samples // layer.block) for layer in self.layers)
@@ -101,6 +64,7 @@ class Plan:
             "memory": self.memory,
             "peak": self.peak,
             "bytes_read": self.bytes_read,
+            "bytes_fetched": self.bytes_fetched,
             "bytes_written": self.bytes_written,
             "blocks": self.blocks,
             "layers": [
@@ -112,6 +76,9 @@ class Plan:
                     "block_samples": layer.block,
                     "pilot_samples": sum(run.stop - run.start for run in layer.pilot),
                     "bytes_read": layer.bytes_read,
+                    "bytes_fetched": layer.bytes_fetched,
+                    "rereads": round(layer.rereads, 3),
+                    "window_samples": layer.window,
                 }
                 for layer in self.layers
             ],
@@ -126,6 +93,7 @@ class Plan:
         lines += [
             f"  {layer.name}: {layer.samples} x {layer.nodes}, {_number(len(layer.tiles), 'tile')} of nodes, "
             f"blocks of {layer.block} samples, pilot of {sum(r.stop - r.start for r in layer.pilot)}"
+            + (f", chunks read {layer.rereads:.3g} times: {human(layer.bytes_fetched)}" if layer.rereads >= 1.2 else "")
             for layer in self.layers
         ]
         return "\n".join(lines)
@@ -155,9 +123,10 @@ def plan_fit(
         # counters.
         proposing = ((1 << max(pilot_samples - 1, 0).bit_length()) + 2 * 254) * itemsize
         counting = (count + 1) * (itemsize + workers * classes * (2 * itemsize + 8))
-        plan, need = _walk(layer, pilot, counting, workers, usable, proposing=proposing if pilot else 0)
-        layers.append(plan)
-        peak = max(peak, need)
+        found = walk(layer, Walk(counting, workers, usable, pilot, proposing if pilot else 0))
+        layers.append(found.plan)
+        peak = max(peak, found.need)
+    _warn_of_layouts(source.layers.values(), layers)
     read = sum(layer.bytes_read for layer in layers)
     return Plan("fit", tuple(layers), workers, budget, _reserve(budget) + state + peak, read, state)
 
@@ -188,27 +157,52 @@ def plan_score(
         itemsize = source.layers[theirs].form.key.itemsize
         per_node[name] = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * itemsize * 2
     tables = sum(each * background.layers[name].nodes for name, each in per_node.items())
-    together = tables <= usable // 2
-    if together:
-        usable, held, per_node = usable - tables, held + tables, dict.fromkeys(pairs, 0)
-    layers, peak, written = [], 0, 0
-    for name, theirs in pairs.items():
-        layer = source.layers[theirs]
-        plan, need = _walk(layer, (), per_node[name], workers, usable, kept=kept, most=max(room // workers, 1))
-        layers.append(plan)
-        peak = max(peak, need)
-        written += layer.shape[0] * layer.shape[1] * kept
-    written += source.samples * scores * 24
-    read = sum(layer.bytes_read for layer in layers)
+    layers = [source.layers[theirs] for theirs in pairs.values()]
+    most = max(room // workers, 1)
+    apart = [Walk(each, workers, usable, kept=kept, most=most, apart=True) for each in per_node.values()]
+    at_once = Walk(0, workers, usable - tables, kept=kept, most=most, windows=sum(one.reads_whole for one in layers))
+    together, found = _together_or_apart(layers, at_once if tables <= usable // 2 else None, apart)
+    plans = [one.plan for one in found]
+    _warn_of_layouts(layers, plans)
+    peak = max(one.need for one in found) + sum(one.held for one in found) + (tables if together else 0)
+    written = sum(one.shape[0] * one.shape[1] for one in layers) * kept + source.samples * scores * 24
+    read = sum(one.bytes_read for one in plans)
     needed = _reserve(budget) + held + peak
-    return Plan("score", tuple(layers), workers, budget, needed, read, written, together)
+    return Plan("score", tuple(plans), workers, budget, needed, read, written, together)
 
 
-def kept_chunks(nodes: int, samples: int, itemsize: int = 1) -> tuple[int, int]:
-    """Samples and nodes of a chunk of codes or ranges: whole rows up to 16,384 nodes, a power of two of samples."""
-    columns = min(nodes, 16_384)
-    rows = max(64, 2 ** ((KEPT_CHUNK // (columns * itemsize)).bit_length() - 1))
-    return min(samples, rows), columns
+def _together_or_apart(
+    layers: Sequence[Layer], at_once: Walk | None, apart: Sequence[Walk]
+) -> tuple[bool, list[Walked]]:
+    """Walks of all layers: at once where there is room for their tables, unless one by one reads much less."""
+    together: list[Walked] = []
+    if at_once is not None:
+        together = [walk(layer, at_once) for layer in layers]
+        # All threads are in the same window of every layer.
+        while len({one.plan.part for one in together}) > 1 and any(one.plan.window for one in together):
+            part = min(one.plan.part for one in together)
+            if part == at_once.most:
+                break
+            at_once = at_once._replace(most=part)
+            together = [walk(layer, at_once) for layer in layers]
+        if all(one.plan.bytes_fetched == one.plan.bytes_read for one in together):
+            return True, together
+    try:
+        alone = [walk(*each) for each in zip(layers, apart, strict=True)]
+    except InputError:
+        if not together:
+            raise
+        return True, together
+    if together and sum(one.cost for one in together) <= sum(one.cost for one in alone):
+        return True, together
+    return False, alone
+
+
+def _warn_of_layouts(layers: Iterable[Layer], plans: Iterable[LayerPlan]) -> None:
+    for layer, plan in zip(layers, plans, strict=True):
+        text = layout_warning(layer, plan)
+        if text is not None:
+            warnings.warn(text, HpvWarning, stacklevel=5)
 
 
 def _state_bytes(layer: Layer, edges: int, classes: int) -> int:
@@ -230,82 +224,6 @@ def _usable(budget: int, state: int, what: str, aside: int = 0) -> int:
             f"{human(enough - state)}; give at least {human(enough)}."
         )
     return usable
-
-
-def _walk(
-    layer: Layer,
-    pilot: Sequence[slice],
-    per_node: float,
-    workers: int,
-    usable: int,
-    *,
-    kept: int = 0,
-    most: int | None = None,
-    proposing: float = 0,
-) -> tuple[LayerPlan, int]:
-    """Tiles of nodes and blocks of samples of one layer, and the bytes that they need.
-
-    ``kept`` bytes per value are made beside the values; a thread works on ``most`` samples before it adds them up.
-    """
-    samples, nodes = layer.shape
-    itemsize = layer.form.key.itemsize
-    chunk_rows, chunk_nodes = layer.chunks or (1, nodes)
-    share = usable // 2
-    width = _tile_width(nodes, share, per_node, chunk_nodes)
-    row = width * (itemsize + kept)
-    fitting = max(1, min(samples, most or samples, share // workers // max(row, 1)))
-    # Whole chunks are read once; only one that is too large for its share of memory is read in parts, each time whole.
-    unit = chunk_rows
-    while unit > fitting:
-        unit = -(-unit // 2)
-    in_place = layer.in_memory and not kept
-    largest, least = block_samples(width * itemsize, in_place)
-    rows = max(unit, min(fitting, largest) // unit * unit)
-    if kept and unit == 1:  # any block is as good: one that fits into chunks of codes
-        rows = 1 << (rows.bit_length() - 1)
-    blocks = 0 if in_place else workers * rows * row
-    part = rows
-    if kept:
-        # Whole chunks of codes are written once, where there is room to collect them.
-        whole = min(math.lcm(rows, kept_chunks(nodes, samples)[0]), samples)
-        if whole <= (most or samples) and workers * whole * width <= share - blocks:
-            part, blocks = whole, blocks + workers * (whole - rows) * width
-    # Chunks are read again for each tile of the pilot that they lie in, so it gets all that blocks leave; but no more
-    # than whole chunks for a while: edges are saved tile by tile.
-    pilot_room = min(usable - blocks, max(SEGMENT, int(proposing * chunk_nodes)))
-    pilot_width = _tile_width(nodes, pilot_room, proposing, chunk_nodes)
-    tiles, pilot_tiles = (
-        tuple(slice(at, min(nodes, at + one)) for at in range(0, nodes, one)) for one in (width, pilot_width)
-    )
-    need = max(int(width * per_node), int(pilot_width * proposing)) + blocks
-    if need > usable:
-        raise InputError(
-            f"layer {layer.name}: {human(need)} are needed beside the state and {human(usable)} are left; "
-            "give more memory or fewer threads."
-        )
-    per_segment = max(rows * workers, int(SEGMENT // max(width * itemsize, 1)) // rows * rows)
-    segments = tuple(slice(at, min(samples, at + per_segment)) for at in range(0, samples, per_segment))
-    runs, least = tuple(pilot), min(rows, least) if in_place else part
-    return LayerPlan(layer.name, samples, nodes, itemsize, tiles, runs, pilot_tiles, rows, part, least, segments), need
-
-
-def block_samples(row: int, in_memory: bool) -> tuple[int, int]:
-    """Samples of the largest and of the least block of rows of so many bytes."""
-    if in_memory:
-        return LARGEST_IN_MEMORY // row, max(LEAST_IN_MEMORY // row // 64 * 64, 64)
-    return LARGEST_BLOCK // row, LARGEST_BLOCK // row
-
-
-def _tile_width(nodes: int, share: int, per_node: float, chunk_nodes: int) -> int:
-    """Nodes that a share of the memory holds at so many bytes each."""
-    width = nodes if per_node == 0 else min(nodes, max(1, int(share // per_node)))
-    if width < nodes:
-        if chunk_nodes <= width:  # whole chunks are read once
-            width = width // chunk_nodes * chunk_nodes
-        elif width >= 64:  # tiles of equal width
-            width = -(-nodes // -(-nodes // (width // 64 * 64)))
-            width = -(-width // 64) * 64
-    return width
 
 
 def plan(

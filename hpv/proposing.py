@@ -19,6 +19,7 @@ from hpv.pilot import Edges, LayerEdges, Rule, propose
 from hpv.planning import LayerPlan, plan_fit
 from hpv.resources import MIB
 from hpv.sources import Layer, open_activations
+from hpv.windows import windowed
 
 CACHED_PILOT = 8 * MIB
 """Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
@@ -70,7 +71,7 @@ def propose_layer(
     ``known``: those of its first nodes. ``keep`` is given the number of a node and the edges from it on as they are
     found, where they are found in order: of layers that are read.
     """
-    pilot = _Pilot(layer, plan, rule, progress)
+    pilot = _Pilot(windowed(layer, plan.pilot_window, plan.readers, threads), plan, rule, progress)
     nodes = layer.shape[1]
     if layer.in_memory:  # small tiles of its own for every thread
         largest = pilot.cached_nodes
@@ -96,7 +97,7 @@ def propose_layer(
 
 def propose_tile(layer: Layer, plan: LayerPlan, rule: Rule, tile: slice) -> np.ndarray:
     """Inner edge keys (nodes, edges) of one tile of a layer's nodes."""
-    return _Pilot(layer, plan, rule, streaming.Quiet()).propose(tile)
+    return _Pilot(windowed(layer, plan.pilot_window, plan.readers, 1), plan, rule, streaming.Quiet()).propose(tile)
 
 
 def stack(parts: Sequence[np.ndarray], form: FloatFormat) -> np.ndarray:
@@ -141,7 +142,9 @@ class _Pilot:
             read(numbers)
             parts = place(blocks)
         else:
-            streaming.run(read, streaming.split(numbers, threads, 1), threads)
+            # One after the other, so that threads read what lies close together: it may be of the same chunk.
+            queue = streaming.Queue(numbers, 1, 1, threads)
+            streaming.run(lambda _: [read(number) for number in queue], range(threads), threads)
             found = streaming.run(place, streaming.split(blocks, threads, 1), threads)
             parts = [part for several in found for part in several]
         return stack(parts, form)

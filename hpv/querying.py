@@ -15,12 +15,12 @@ from hpv.blocks import Block, read_block
 from hpv.errors import InputError
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat, keys_as_float64
-from hpv.planning import block_samples
 from hpv.pvalues import check_tail, outward, range_tables
 from hpv.resources import GIB, thread_count
 from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import prepare_score, run_score
 from hpv.sources import Activations, Layer, open_activations
+from hpv.tiling import block_samples
 
 TILE_NODES = 65_536
 """Nodes whose tables are made at once."""

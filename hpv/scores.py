@@ -18,11 +18,12 @@ from hpv.backends import get_backend
 from hpv.background import Background
 from hpv.errors import DataError, HpvError, HpvWarning, InputError
 from hpv.opening import check_fingerprint, digest, open_background
-from hpv.planning import SCORE_CHUNK, kept_chunks
+from hpv.planning import SCORE_CHUNK
 from hpv.pvalues import outward, range_tables
 from hpv.scanning import Scored, join, subset_nodes
 from hpv.scoring import Results, Score, run_score
 from hpv.store import SCORES, STRINGS, Output, OutputWriter, Store, StoredArray, escape, open_store
+from hpv.tiling import kept_chunks
 
 COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 

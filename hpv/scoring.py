@@ -18,9 +18,11 @@ from hpv.blocks import Block, read_block
 from hpv.errors import DataError, HpvWarning, InputError
 from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
-from hpv.planning import SCORE_CHUNK, SEGMENT, TALLY_SHARE, LayerPlan, Plan, plan_score
+from hpv.planning import SCORE_CHUNK, TALLY_SHARE, LayerPlan, Plan, plan_score
 from hpv.scanning import Kind, Scanner, ScanOptions, Scored, Tables
-from hpv.sources import Activations, open_activations
+from hpv.sources import Activations, Layer, open_activations
+from hpv.tiling import SEGMENT
+from hpv.windows import windowed
 
 if TYPE_CHECKING:
     from hpv.scores import Scores
@@ -248,9 +250,18 @@ class _Walk:
         self.plans = dict(zip(ready.pairs, ready.plan.layers, strict=True))
         self.tables = _Tables(ready, self.plans)
         self.buffers = streaming.Buffers()
+        self.layers = self._windowed()
         tiles = [(name, tile) for name, plan in self.plans.items() for tile in plan.tiles]
         self.passes = [tiles] if ready.plan.together else [[tile] for tile in tiles]
         """Tiles whose tables are held at the same time."""
+
+    def _windowed(self) -> dict[str, Layer]:
+        """The layers as they are read, without the samples that were held until now."""
+        layers, threads = self.ready.source.layers, self.ready.plan.threads
+        return {
+            name: windowed(layers[self.ready.pairs[name]], plan.window, plan.readers, threads)
+            for name, plan in self.plans.items()
+        }
 
     def score(self, segment: slice) -> tuple[int, Results, int]:
         """Score as much of a range of samples as can be done until the next checkpoint.
@@ -266,6 +277,8 @@ class _Walk:
             seconds = math.inf if number else streaming.CHECKPOINT_SECONDS / len(self.passes)
             made = [(name, tile, self.tables.get(name, tile)) for name, tile in tiles]
             last = tiles is self.passes[-1]
+            if waiting is not None:
+                self.layers = self._windowed()
             stop, found = self._run(segment, made, waiting, results if last else {}, seen, seconds)
             segment, missing = slice(segment.start, stop), missing + found
         done = slice(0, segment.stop - segment.start)
@@ -328,7 +341,7 @@ class _Walk:
     ) -> int:
         """Add one tile of nodes to the tallies of a range of samples; the number of NaN among the values."""
         plan, missing = self.plans[name], 0
-        layer, nodes = self.ready.source.layers[self.ready.pairs[name]], tile.stop - tile.start
+        layer, nodes = self.layers[name], tile.stop - tile.start
         for part in streaming.blocks(samples, plan.part):
             codes = None
             if self.write_codes is not None:

@@ -21,7 +21,8 @@ from hpv.background import Background, merge
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, edges_of, run_fit
 from hpv.opening import FitCheckpoint, fit_request, load_background, merge_to_store, open_background, write_background
-from hpv.planning import Plan, plan_fit, thread_count
+from hpv.planning import Plan, plan_fit
+from hpv.resources import thread_count
 from hpv.scores import Scores, create_array, score_request, write_scores
 from hpv.scoring import Score
 from hpv.sources import Activations

@@ -781,7 +781,7 @@ def test_told_to_end(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         advance(self, amount)
 
     monkeypatch.setattr(Meter, "advance", advance_and_be_killed)
-    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4096)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4096)
     handler = signal.getsignal(signal.SIGTERM)
     message = refused("fit", data.normal, "-o", tmp_path / "b.zarr", "--threads", threads, code=75)
     assert "fit was stopped" in message

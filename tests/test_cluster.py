@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from hpv import cluster, planning, streaming
+from hpv import cluster, streaming, tiling
 from hpv.fitting import prepare_fit
 from hpv.opening import fit_to_store
 from hpv.scores import Scores, write_scores
@@ -75,7 +75,7 @@ def client(scheduler_file: Path) -> Iterator[Client]:
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some thirty tasks in several waves, as of a store of many gigabytes."""
     monkeypatch.setattr(cluster, "TASK_BYTES", 20_000)
-    monkeypatch.setattr(planning, "KEPT_CHUNK", 2**12)
+    monkeypatch.setattr(tiling, "KEPT_CHUNK", 2**12)
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,8 @@ def test_changed_background_is_noticed(tmp_path, data):
 @pytest.mark.parametrize("after", [1000, 200_000, 260_000])
 def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.planning.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 4000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
     ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
     with pytest.raises(Stop):
         fit_to_store(ready, tmp_path / "b", progress=StopAfter(after))
@@ -181,7 +181,7 @@ def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatc
     monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
     monkeypatch.setattr("hpv.planning.LEAST_IN_MEMORY", 4000)
     monkeypatch.setattr("hpv.planning.LARGEST_IN_MEMORY", 4000)
-    monkeypatch.setattr("hpv.planning.KEPT_CHUNK", 1)
+    monkeypatch.setattr("hpv.tiling.KEPT_CHUNK", 1)
     monkeypatch.setattr(Leaky, "twice", twice)
     monkeypatch.setattr(streaming, "Queue", Leaky)
     with pytest.raises(hpv.DataError, match=r"sample 0 was not counted once; part of the work was lost"):

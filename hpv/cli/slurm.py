@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hpv.cli.running import prepared_fit, prepared_score
 from hpv.cli.terminal import Terminal
 from hpv.errors import InputError
-from hpv.planning import MIB, Plan
+from hpv.planning import Plan
+from hpv.resources import MIB
 from hpv.sharding import cut
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
@@ -25,7 +25,7 @@ from hpv.store.chunks import ChunkError, RawChunks, overlaps, read_region, write
 
 STRINGS = "string"
 """The dtype of arrays of strings."""
-LARGEST_REQUEST = 4 << 20
+LARGEST_REQUEST = 1 << 20
 """Bytes of small chunks that Zarr is asked for at once."""
 FRUGAL = {"bytes", "blosc", "crc32c", "endian", "numcodecs.blosc", "numcodecs.zstd", "sharding_indexed", "zstd"}
 """Codecs that hold a chunk twice while they decode it, as it was and as it becomes; measured. Others: four times."""
@@ -40,6 +40,7 @@ class StoredArray:
         self._array = array
         self._raw = raw_chunks(array, strict=strict)
         self._fast = accelerated(array) if self._raw is None else None
+        self._blosc = self._raw is None and _ends_with_blosc(array)
         self._strict = strict
         self._missing: int | None = None
         self._layout = _layout(array)
@@ -150,16 +151,22 @@ class StoredArray:
             into[...] = target
 
     def _check_files(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> None:
-        """Zarr reads a chunk without a file, and a shard whose file is empty, as the fill value."""
+        """What Zarr does not see: it reads a shard whose file is empty as if there were none, as the fill value, and
+        beyond the end of what is left of a blosc chunk.
+        """
         for part in overlaps(starts, stops, tuple(self._array.shards or self.chunks)):
+            path = _chunk_file(self._array, part.index)
             try:
-                size = os.stat(_chunk_file(self._array, part.index)).st_size
+                size = os.stat(path).st_size
             except OSError:
                 size = None
             if size == 0:
                 raise ChunkError(part.index, "is damaged: its file is empty")
             if size is None and self._strict:
                 raise ChunkError(part.index, "is missing")
+            wanted = _blosc_size(path) if self._blosc and size else size
+            if wanted != size:
+                raise ChunkError(part.index, f"is damaged: its file has {size} bytes instead of {wanted}")
 
     def _first_bad_chunk(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> tuple[int, ...]:
         for part in overlaps(starts, stops, self.chunks):
@@ -359,6 +366,19 @@ def _codec_names(array: zarr.Array) -> set[str]:
         return set(names(array.metadata.codecs))
     every = (*(array.metadata.filters or ()), *([array.metadata.compressor] if array.metadata.compressor else []))
     return {codec.get_config()["id"] for codec in every}
+
+
+def _ends_with_blosc(array: zarr.Array) -> bool:
+    """Whether the files of chunks are what blosc made."""
+    if array.metadata.zarr_format == 2:
+        return array.metadata.compressor is not None and array.metadata.compressor.get_config()["id"] == "blosc"
+    return isinstance(array.metadata.codecs[-1], BloscCodec)
+
+
+def _blosc_size(path: str) -> int:
+    """Bytes that a blosc buffer says it has."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(16)[12:], "little")
 
 
 def _one_line(error: BaseException) -> str:
