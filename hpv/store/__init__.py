@@ -4,13 +4,14 @@ from hpv.store.activations import ActivationStore, ActivationWriter, LayerEntry,
 from hpv.store.arrays import STRINGS, Selection, StoredArray
 from hpv.store.foreign import is_zarr, zarr_layers
 from hpv.store.names import escape, unescape
-from hpv.store.output import Output, save
+from hpv.store.output import SCRATCH, Output, save
 from hpv.store.reading import ACTIVATIONS, BACKGROUND, SCORES, VERSION, Store, check_header, open_store
 
 __all__ = [
     "ACTIVATIONS",
     "BACKGROUND",
     "SCORES",
+    "SCRATCH",
     "STRINGS",
     "VERSION",
     "ActivationStore",
