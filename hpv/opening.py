@@ -19,7 +19,7 @@ from hpv.fitting import Fit, LayerTotals, Place, run_fit
 from hpv.floats import FORMATS, FloatFormat, from_keys, to_keys
 from hpv.pilot import LayerEdges, Rule
 from hpv.proposing import stack
-from hpv.store import ACTIVATIONS, BACKGROUND, SCORES, Output, Store, escape, open_store
+from hpv.store import ACTIVATIONS, BACKGROUND, SCORES, SCRATCH, Output, Store, escape, open_store
 
 if TYPE_CHECKING:
     from hpv.scores import Scores
@@ -135,7 +135,6 @@ def write_background(output: Output, background: Background) -> None:
     _write_array(output, "samples", background.samples)
     if background.classes is not None:
         _write_array(output, "classes", background.classes)
-    output.discard("progress")
     output.finish(
         {
             "layers": [
@@ -229,12 +228,12 @@ class FitCheckpoint:
 
 def _edges_from(layer: str, first: int) -> str:
     """Where edges of the nodes from ``first`` on are kept."""
-    return f"progress/{escape(layer)}/edges/{first}"
+    return f"{SCRATCH}/{escape(layer)}/edges/{first}"
 
 
 def _state_in(layer: str, place: int) -> str:
     """Where counts on the way are kept."""
-    return f"progress/{escape(layer)}/{place}"
+    return f"{SCRATCH}/{escape(layer)}/{place}"
 
 
 # --- reading ---

@@ -22,6 +22,8 @@ from hpv.store.arrays import STRINGS, Selection, WritableArray, array_metadata, 
 from hpv.store.locks import Lock
 from hpv.store.reading import LOCK, RESERVED, VERSION, read_header
 
+SCRATCH = "progress"
+"""Folder of what a run needs to continue; removed once the store is complete."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -61,7 +63,10 @@ class Output:
                 exchanged = (overwrite or not target.exists()) and complete_exchange(target)
                 # What was just put in its place is what this command asks for: do not make it a second time.
                 overwrite = overwrite and not (exchanged and first_difference(_header(target) or {}, wanted) is None)
-                return cls._begin(target, wanted, overwrite, locks)
+                output = cls._begin(target, wanted, overwrite, locks)
+            if output.already_complete:
+                _remove_scratch(target)  # of a run that was killed right after it was complete
+            return output
         except BaseException:
             for lock in locks:
                 lock.release(remove=False)
@@ -207,6 +212,7 @@ class Output:
         if attributes:
             self.note(attributes)
         self._save({"complete": True, "progress": {}})
+        _remove_scratch(self._place)
         with self._saving("the whole"):
             if self._place != self.path:
                 _exchange(self._place, self.path)
@@ -372,6 +378,11 @@ def _empty(folder: Path, kind: str) -> None:
         elif entry.name not in (LOCK, "zarr.json"):
             os.unlink(entry.path)
     (folder / "zarr.json").unlink()
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Of a store that is complete; before, a kill would leave notes of things that are not there."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
 def _remove_partial_files(folder: Path) -> None:
