@@ -28,8 +28,6 @@ from hpv import sharding, streaming
 from hpv.cli import main
 from hpv.fitting import prepare_fit
 from hpv.opening import fit_to_store, open_background
-from hpv.scores import write_scores
-from hpv.scoring import prepare_score
 from hpv.sharding import cut, fit_shard, merge_parts, merge_shards
 from hpv.store import BACKGROUND, Output, save_activations, shard_path
 
@@ -117,7 +115,7 @@ def test_what_is_no_shard(text: Any) -> None:
 # --- the same bits ---
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(of=st.integers(1, 9), rows=st.sampled_from([1, 5, 16, 64, 1000]), seed=st.integers(0, 99), pilot=st.booleans(),
        classes=st.sampled_from([None, 1, 60, 1000]))  # fmt: skip
 def test_fits_in_shards(of: int, rows: int, seed: int, pilot: bool, classes: int | None) -> None:
@@ -374,16 +372,15 @@ def test_a_kill_at_any_step_of_a_merger_leaves_shards_or_a_complete_output(
 ) -> None:
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(sharding, "thread_count", lambda _: 1)
-    shards, out = tmp_path / "shards", tmp_path / "out"
+    shards, out, source = tmp_path / "shards", tmp_path / "out", f"{data.source}/head"
+    fit_to_store(prepare_fit(source, **OPTIONS), tmp_path / ("whole" if kind == "fit" else "background"))
     if kind == "fit":
-        fit_in_shards(data.source, shards, [1, 2], 2, bins=5)
-        fit_to_store(prepare_fit(data.source, **OPTIONS, bins=5), tmp_path / "whole")
+        fit_in_shards(source, shards, [1, 2], 2)
     else:
         options: dict[str, Any] = {"statistics": "berk_jones", "tails": "right", "forms": "whole"}
-        options |= {"labels": data.labels}
-        score_in_shards(data.background, data.source, shards, [1, 2], 2, **options)
-        ready = prepare_score(data.background, data.source, **options, **OPTIONS)
-        write_scores(ready, tmp_path / "whole", ("codes",), False, streaming.Quiet())
+        background = open_background(tmp_path / "background")
+        score_in_shards(background, source, shards, [1, 2], 2, **options)
+        hpv.score(background, source, tmp_path / "whole", **options, **OPTIONS)
     whole, seen = contents(tmp_path / "whole"), set[str]()
     step = 0
     while True:

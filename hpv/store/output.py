@@ -409,8 +409,9 @@ def complete_exchange(path: str | os.PathLike[str]) -> bool:
     new = _beside(target, "new")
     header = _header(new)
     if header is None or header.get("complete") is not True:
-        if (_header(target) or {}).get("complete") is True:
-            shutil.rmtree(_beside(target, "old"), ignore_errors=True)
+        old = _beside(target, "old")
+        if old.exists() and (_header(target) or {}).get("complete") is True:
+            shutil.rmtree(old)
         return False
     lock = Lock(new, str(target))
     _exchange(new, target)
