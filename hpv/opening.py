@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpv import streaming
+from hpv.addresses import absolute_path
 from hpv.background import Background, LayerState, merge
 from hpv.errors import DataError, InputError, StoreError
 from hpv.fitting import Fit, LayerTotals, run_fit
@@ -86,11 +86,11 @@ def fit_to_store(
 
 def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> tuple[Background, bool]:
     """Merge backgrounds into a store; the background, and whether it was there already."""
-    places = [os.path.realpath(path) for path in paths]
+    places = [absolute_path(path) for path in paths]
     if len(set(places)) < len(places):
         twice = next(str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1)
         raise InputError(f"merge: {twice} is given twice; its samples would count double. Give every part once.")
-    if os.path.realpath(out) in places:
+    if absolute_path(out) in places:
         raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
     parts = [open_background(path) for path in paths]
     merged = merge(parts)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
+from hpv.addresses import absolute_path
 from hpv.background import Background
 from hpv.errors import HpvError, HpvWarning, InputError
 from hpv.opening import check_fingerprint, digest, open_background
@@ -185,7 +186,7 @@ def _attributes(ready: Score) -> dict[str, Any]:
         "kinds": [list(kind) for kind in ready.options.kinds],
         "layers": list(ready.pairs),
         "background": ready.full.fingerprint,
-        "background_path": None if path is None else str(Path(path).resolve()),
+        "background_path": None if path is None else absolute_path(path),
         "against": ready.options.against,
         "alphas": ready.options.alphas,
         "alpha_max": float(ready.options.alpha_max),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module imports only from its own line and the lines above it.
 FLOORS = (
-    {"hpv.errors"},
+    {"hpv.errors", "hpv.addresses"},
     {"hpv.floats", "hpv.kernels"},
     {"hpv.backends", "hpv.store", "hpv.pvalues"},
     {"hpv.layers"},
@@ -43,6 +43,7 @@ FACES = {
 OWNERS = {
     "zarr": {"hpv.store"},
     "awscrt": {"hpv.store"},
+    "fsspec": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},
     "sklearn": {"hpv.demo"},

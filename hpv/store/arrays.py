@@ -6,19 +6,20 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BytesCodec, Crc32cCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from hpv.errors import DataError
-from hpv.store.chunks import ChunkError, RawChunks, overlaps, read_region, write_region
+from hpv.store.chunks import AGAIN, RESTORE, ChunkError, RawChunks, overlaps, read_region, write_region
+from hpv.store.remote import PlaceError, RemoteStore
 
 STRINGS = "string"
 """The dtype of arrays of strings."""
@@ -83,24 +84,26 @@ class StoredArray:
         try:
             read_region(self._raw, starts, stops, out)
         except ChunkError as error:
-            raise self._damaged(error.index, error.reason) from error
+            raise self._damaged(error.index, error.reason, error.step) from error
         return out
 
     def _read_by_zarr(self, starts: tuple[int, ...], stops: tuple[int, ...], out: np.ndarray) -> None:
         """Compressed, sharded, remote or of strings."""
-        if self._strict and isinstance(self._array.store, LocalStore):
+        if self._strict:
             self._refuse_missing(starts, stops)
         selection = tuple(slice(start, stop) for start, stop in zip(starts, stops, strict=True))
         try:
             out[...] = self._array[selection]
+        except PlaceError as error:
+            raise self._damaged((), f"cannot be read: {error.strerror}", AGAIN) from error
         except Exception as error:  # every codec raises what it likes
             index = self._first_bad_chunk(starts, stops)
             raise self._damaged(index, f"cannot be read: {error}") from error
 
     def _refuse_missing(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> None:
-        for part in overlaps(starts, stops, self.chunks):
-            if not os.path.exists(_chunk_file(self._array, part.index)):
-                raise self._damaged(part.index, "is missing")
+        wanted = {_chunk_key(self._array, part.index): part.index for part in overlaps(starts, stops, self.chunks)}
+        for key in sorted(_missing(self._array, wanted)):
+            raise self._damaged(wanted[key], "is missing")
 
     def _first_bad_chunk(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> tuple[int, ...]:
         for part in overlaps(starts, stops, self.chunks):
@@ -112,9 +115,9 @@ class StoredArray:
                 return part.index
         return ()
 
-    def _damaged(self, index: tuple[int, ...], reason: str) -> DataError:
+    def _damaged(self, index: tuple[int, ...], reason: str, step: str = RESTORE) -> DataError:
         chunk = f"chunk {index} " if index else ""
-        return DataError(f"{self.origin}: {chunk}{reason}. Restore this file from a copy, or make the store again.")
+        return DataError(f"{self.origin}: {chunk}{reason}. {step}")
 
 
 class WritableArray(StoredArray):
@@ -168,20 +171,20 @@ def array_metadata(
     ).metadata
 
 
-def create_arrays(folder: Path, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
+def create_arrays(store: Store, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
     """New arrays of this metadata, all at once: one by one takes several milliseconds each."""
     made = {}
-    for name, node in zarr.create_hierarchy(store=LocalStore(folder), nodes=dict(nodes)):
+    for name, node in zarr.create_hierarchy(store=store, nodes=dict(nodes)):
         if isinstance(node, zarr.Array):
             array = WritableArray(node, f"{origin}: array {name}")
             # What Zarr writes needs a setting that arrays get when they are opened.
-            made[name] = array if array.is_plain else open_writable(folder, name, array.origin)
+            made[name] = array if array.is_plain else open_writable(store, name, array.origin)
     return made
 
 
-def open_writable(folder: Path, name: str, origin: str) -> WritableArray:
+def open_writable(store: Store, name: str, origin: str) -> WritableArray:
     """An array that an earlier run created."""
-    array = zarr.open_array(folder, path=name, mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(store, path=name, mode="r+", config={"write_empty_chunks": True})
     return WritableArray(array, origin)
 
 
@@ -198,15 +201,17 @@ def bounds(selection: Selection, shape: tuple[int, ...]) -> tuple[tuple[int, ...
 
 
 def raw_chunks(array: zarr.Array, *, strict: bool) -> RawChunks | None:
-    """How to read the chunks directly; None where that needs Zarr: compressed, sharded, remote, another byte order."""
+    """How to read the chunks directly; None where that needs Zarr: compressed, sharded, another byte order or store."""
     dtype = np.dtype(array.dtype)
     checksum = _plain_codecs(array)
     native = dtype.isnative and sys.byteorder == "little" and dtype.kind in "fiub"
-    if checksum is None or not native or array.ndim == 0 or not isinstance(array.store, LocalStore):
+    if checksum is None or not native or array.ndim == 0 or not isinstance(array.store, (LocalStore, RemoteStore)):
         return None
     fill = None if strict else array.fill_value
     if fill is None and not strict:
         fill = 0
+    if isinstance(array.store, RemoteStore):
+        return RawChunks(partial(_chunk_key, array), tuple(array.chunks), dtype, checksum, fill, array.store)
     return RawChunks(partial(_chunk_file, array), tuple(array.chunks), dtype, checksum, fill)
 
 
@@ -226,15 +231,26 @@ def _plain_codecs(array: zarr.Array) -> bool | None:
 
 def _chunk_file(array: zarr.Array, index: tuple[int, ...]) -> str:
     assert isinstance(array.store, LocalStore)
-    return os.path.join(array.store.root, array.path, array.metadata.encode_chunk_key(index))
+    return os.path.join(array.store.root, _chunk_key(array, index))
+
+
+def _chunk_key(array: zarr.Array, index: tuple[int, ...]) -> str:
+    key: str = array.metadata.encode_chunk_key(index)
+    return f"{array.path}/{key}" if array.path else key
 
 
 def _count_missing(array: zarr.Array) -> int:
+    pieces = array.shards or array.chunks
+    everything = overlaps((0,) * array.ndim, tuple(array.shape), tuple(pieces))
+    return len(_missing(array, [_chunk_key(array, part.index) for part in everything]))
+
+
+def _missing(array: zarr.Array, keys: Iterable[str]) -> set[str]:
+    """Those of the chunks' keys that are not there: one listing tells of all, but web servers have none."""
+
     async def stored() -> set[str]:
         return {key async for key in array.store.list_prefix(array.path)}
 
-    prefix = f"{array.path}/" if array.path else ""
-    keys = sync(stored())
-    pieces = array.shards or array.chunks
-    everything = overlaps((0,) * array.ndim, tuple(array.shape), tuple(pieces))
-    return sum(f"{prefix}{array.metadata.encode_chunk_key(part.index)}" not in keys for part in everything)
+    if isinstance(array.store, RemoteStore) and not array.store.lists:
+        return set(keys) - array.store.present(list(keys))
+    return set(keys) - sync(stored())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,9 @@ import zarr
 from hpv.errors import DataError, InputError, OutputExistsError, StoreError
 from hpv.store.arrays import STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
 from hpv.store.locks import Lock
-from hpv.store.reading import LOCK, RESERVED, VERSION, read_header
+from hpv.store.places import ROOT, Place, output_place
+from hpv.store.reading import RESERVED, VERSION, read_header
+from hpv.store.remote import PlaceError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -31,14 +32,14 @@ class Output:
     Leaving its ``with`` block without ``finish`` keeps what was written: the same request continues it.
     """
 
-    def __init__(self, path: Path, place: Path, root: dict[str, Any], locks: list[Lock], *, complete: bool) -> None:
-        """``place``: where it is written, beside ``path`` while an older store there is being replaced."""
-        self.path = path
+    def __init__(self, target: Place, place: Place, root: dict[str, Any], locks: list[Lock], *, complete: bool) -> None:
+        """``place``: where it is written, beside ``target`` while an older store there is being replaced."""
+        self.path = target.path
         self.already_complete = complete
-        self._place = place
+        self._target, self._place = target, place
         self._root = root
         self._locks = locks
-        self._group = None if complete else zarr.open_group(place, mode="r+")
+        self._group = None if complete else zarr.open_group(place.store, mode="r+")
         self._arrays: dict[str, WritableArray] = {}
         self._wanted: dict[str, Any] = {}
         self._making = threading.Lock()
@@ -52,13 +53,13 @@ class Output:
         A complete store of the same request is not touched (``already_complete``). Anything else at ``path`` is
         refused with ``OutputExistsError``; with ``overwrite``, a store of hpv is replaced when the new one is complete.
         """
-        target = _local(path)
+        target = output_place(path)
         wanted = {"format": kind, "version": VERSION, "request": json.loads(json.dumps(dict(request)))}
         locks: list[Lock] = []
         try:
             with _refusing(path):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                exchanged = (overwrite or not target.exists()) and _complete_exchange(target)
+                target.prepare()
+                exchanged = _complete_exchange(target, overwrite)
                 # What was just put in its place is what this command asks for: do not make it a second time.
                 overwrite = overwrite and not (exchanged and _difference(_header(target) or {}, wanted) is None)
                 return cls._begin(target, wanted, overwrite, locks)
@@ -68,7 +69,7 @@ class Output:
             raise
 
     @classmethod
-    def _begin(cls, target: Path, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
+    def _begin(cls, target: Place, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
         place, found = target, _header(target)
         if found is not None:
             difference = _difference(found, wanted)
@@ -78,14 +79,14 @@ class Output:
                 raise _exists(target, difference)
             if found.get("format") != wanted["format"]:
                 raise OutputExistsError(
-                    f"{target} is {found.get('format')}, this would be {wanted['format']}; overwriting replaces only "
-                    "its own kind. Use another path."
+                    f"{target.path} is {found.get('format')}, this would be {wanted['format']}; overwriting replaces "
+                    "only its own kind. Use another path."
                 )
             if difference is not None or found.get("complete") is True:
-                place = _beside(target, "new")
-                if found.get("complete") is not True:
-                    locks.append(Lock(target, str(target)))
-        locks.append(Lock(place, str(target)))
+                place = target.beside("new")
+                if found.get("complete") is not True or place.copied:
+                    locks.append(target.lock(target.path))
+        locks.append(place.lock(target.path))
         # Another run may have changed it before the lock was ours.
         found = _header(place)
         difference = None if found is None else _difference(found, wanted)
@@ -95,13 +96,13 @@ class Output:
         if found is not None and (difference is not None or found.get("complete") is True):
             if place == target:
                 raise _exists(target, difference or "")
-            _empty(place, wanted["format"])
+            _empty(place)
             found = None
         if found is None:
             found = {**wanted, "id": uuid.uuid4().hex, "complete": False, "progress": {}}
-            zarr.create_group(place, attributes=found)
+            zarr.create_group(place.store, attributes=found)
         else:
-            _remove_partial_files(place)
+            place.tidy()
         return cls(target, place, found, locks, complete=False)
 
     @property
@@ -133,7 +134,7 @@ class Output:
         group = self._writer()
         with self._saving(name):
             if name in group:
-                array = open_writable(self._place, name, origin)
+                array = open_writable(self._place.store, name, origin)
                 found = (array.shape[1:], str(array.dtype), array.chunks)
                 if found != wanted:
                     raise StoreError(
@@ -151,7 +152,7 @@ class Output:
         with self._making:
             if self._wanted:
                 with self._saving("new arrays"):
-                    self._arrays |= create_arrays(self._place, self._wanted, str(self.path))
+                    self._arrays |= create_arrays(self._place.store, self._wanted, str(self.path))
                 self._wanted = {}
 
     def _array(self, name: str) -> WritableArray:
@@ -170,12 +171,12 @@ class Output:
 
     def take(self, name: str) -> np.ndarray:
         """The whole of an array that this run or an earlier one wrote."""
-        return open_writable(self._place, name, f"{self.path}: array {name}").read()
+        return open_writable(self._place.store, name, f"{self.path}: array {name}").read()
 
     def discard(self, name: str) -> None:
         """Remove a group or an array with all that is in it, if it is there."""
         with self._saving(name):
-            shutil.rmtree(self._place / name, ignore_errors=not (self._place / name).exists())
+            self._place.remove(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an array that this run created or took up."""
@@ -197,16 +198,15 @@ class Output:
             raise ValueError(f"{sorted(reserved)} are the store's own attributes")
         self._save(attributes)
 
-    def finish(self, attributes: Mapping[str, Any] | None = None) -> Path:
+    def finish(self, attributes: Mapping[str, Any] | None = None) -> Path | str:
         """Declare the store complete, put it in its place and let go of it."""
         if attributes:
             self.note(attributes)
         self._save({"complete": True, "progress": {}})
         with self._saving("the whole"):
-            if self._place != self.path:
-                _exchange(self._place, self.path)
-                self._locks[-1].moved(self.path)
-                self._place = self.path
+            if self._place is not self._target:
+                _exchange(self._place, self._target, self._locks[-1])
+                self._place = self._target
         self._release(remove=True)
         return self.path
 
@@ -242,6 +242,8 @@ class Output:
     @contextmanager
     def _saving(self, name: str) -> Iterator[None]:
         try:
+            for lock in self._locks:
+                lock.check()
             yield
         except OSError as error:
             if error.errno in _NO_SPACE:
@@ -259,7 +261,7 @@ def save(
     *,
     request: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-) -> Path:
+) -> Path | str:
     """Write a whole store of arrays that are in memory; each is cut along its first dimension into chunks of 4 MiB."""
     with Output.begin(path, kind, request or {}, overwrite=overwrite) as output:
         if output.already_complete:
@@ -272,16 +274,9 @@ def save(
         return output.finish(attributes)
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if "://" in text or not text:
-        raise InputError(f"{text!r} is not a local path; give a folder on this machine as output.")
-    return Path(os.path.realpath(text))
-
-
-def _header(folder: Path) -> dict[str, Any] | None:
+def _header(place: Place) -> dict[str, Any] | None:
     try:
-        return read_header(folder)
+        return read_header(place)
     except StoreError as error:
         raise OutputExistsError(str(error)) from None
 
@@ -306,8 +301,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _exists(target: Path, difference: str) -> OutputExistsError:
-    return OutputExistsError(f"{target} holds something else: {difference}. Use another path, or overwrite it.")
+def _exists(target: Place, difference: str) -> OutputExistsError:
+    return OutputExistsError(f"{target.path} holds something else: {difference}. Use another path, or overwrite it.")
 
 
 @contextmanager
@@ -315,6 +310,8 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the file system before anything is written, in plain words."""
     try:
         yield
+    except PlaceError as error:
+        raise InputError(f"{os.fspath(path)}: {error.strerror}.") from error
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise DataError(f"{os.fspath(path)}: no space left; free some and run the same command again.") from error
@@ -324,54 +321,40 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(f"{target.name}.hpv-{suffix}")
-
-
-def _empty(folder: Path, kind: str) -> None:
-    """Remove what is in a folder but its lock."""
+def _empty(place: Place) -> None:
+    """Remove what is in a place but its lock."""
     # First it becomes a store of nothing: a kill on the way must leave neither a complete store nor one to continue.
-    nothing: dict[str, Any] = {
-        "format": kind,
-        "version": VERSION,
-        "request": {"removed": uuid.uuid4().hex},
-        "complete": False,
-    }
-    zarr.open_group(folder, mode="r+").attrs.put(nothing)
-    for entry in list(os.scandir(folder)):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.name not in (LOCK, "zarr.json"):
-            os.unlink(entry.path)
-    (folder / "zarr.json").unlink()
+    attributes = zarr.open_group(place.store, mode="r+").attrs
+    attributes.put({**attributes, "request": {"removed": uuid.uuid4().hex}, "complete": False})
+    place.clear()
+    place.remove(ROOT)
 
 
-def _remove_partial_files(folder: Path) -> None:
-    """What a killed run was just writing."""
-    for file in folder.rglob("*.partial"):
-        file.unlink(missing_ok=True)
+def _exchange(new: Place, target: Place, lock: Lock) -> None:
+    """Put the complete store ``new``, which ``lock`` is of, in the place of the old one."""
+    new.exchange(target)
+    lock.moved(target.path)
+    if new.copied:
+        _empty(new)
 
 
-def _exchange(new: Path, target: Path) -> None:
-    """Put the complete store ``new`` in the place of the old one."""
-    old = _beside(target, "old")
-    if target.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        os.rename(target, old)
-    os.rename(new, target)
-    if old.exists():
-        shutil.rmtree(old)
+def _complete_exchange(target: Place, overwrite: bool) -> bool:
+    """Finish what a run was doing that was killed after its new store was complete; whether there was such a run.
 
-
-def _complete_exchange(target: Path) -> bool:
-    """Finish what a run was doing that was killed after its new store was complete; whether there was such a run."""
-    new = _beside(target, "new")
+    That is wanted by whoever overwrites, and by all where the old store is gone already.
+    """
+    new = target.beside("new")
     header = _header(new)
     if header is None or header.get("complete") is not True:
         return False
-    lock = Lock(new, str(target))
-    _exchange(new, target)
-    lock.moved(target)
-    lock.release(remove=True)
+    half_way = new.copied and (_header(target) or {}).get("id") == header.get("id")
+    if not (overwrite or half_way or target.names() is None):
+        return False
+    locks = [target.lock(target.path)] if new.copied else []
+    try:
+        locks.append(new.lock(target.path))
+        _exchange(new, target, locks[-1])
+    finally:
+        for lock in reversed(locks):
+            lock.release(remove=True)
     return True
