@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpv import streaming
-from hpv.addresses import absolute_path
+from hpv.addresses import absolute_path, is_address
 from hpv.background import Background, LayerState, merge
 from hpv.errors import DataError, InputError, StoreError
 from hpv.fitting import Fit, LayerTotals, run_fit
@@ -125,15 +125,14 @@ def digest(*arrays: np.ndarray) -> str:
 
 def _write(output: Output, background: Background) -> None:
     """The mergeable state of every layer, and what describes it."""
-    for name, state in background.layers.items():
-        arrays = {array: getattr(state, array) for array in (field.name for field in fields(LayerState)[1:])}
-        for array in KEYS:
-            arrays[array] = from_keys(arrays[array], state.form)
-        for array, values in arrays.items():
-            _write_array(output, f"layers/{escape(name)}/{array}", values)
-    _write_array(output, "samples", background.samples)
+    arrays = {"samples": background.samples}
     if background.classes is not None:
-        _write_array(output, "classes", background.classes)
+        arrays["classes"] = background.classes
+    for name, state in background.layers.items():
+        for array in (field.name for field in fields(LayerState)[1:]):
+            values = getattr(state, array)
+            arrays[f"layers/{escape(name)}/{array}"] = from_keys(values, state.form) if array in KEYS else values
+    _write_arrays(output, arrays)
     output.discard("progress")
     output.finish(
         {
@@ -149,15 +148,24 @@ def _write(output: Output, background: Background) -> None:
     )
 
 
-def _write_array(output: Output, name: str, values: np.ndarray) -> None:
-    """An array in chunks of about 4 MiB along its nodes."""
-    axis = 1 if values.ndim == 3 else 0
-    width = max(1, CHUNK_BYTES // max(values.nbytes // max(values.shape[axis], 1), 1))
-    chunks = [max(size, 1) for size in values.shape]
-    chunks[axis] = min(chunks[axis], width)
-    output.create(name, values.shape, values.dtype, chunks)
-    if values.size:
-        output.write(name, None, values)
+def _write_arrays(output: Output, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays in chunks of about 4 MiB along their nodes."""
+    for name, values in arrays.items():
+        axis = 1 if values.ndim == 3 else 0
+        width = max(1, CHUNK_BYTES // max(values.nbytes // max(values.shape[axis], 1), 1))
+        chunks = [max(size, 1) for size in values.shape]
+        chunks[axis] = min(chunks[axis], width)
+        output.create(name, values.shape, values.dtype, chunks)
+
+    def write(name: str) -> None:
+        output.write(name, None, arrays[name])
+
+    streaming.run(write, [name for name, values in arrays.items() if values.size], _at_once(output.path))
+
+
+def _at_once(path: str | Path) -> int:
+    """Arrays that are on their way at the same time: elsewhere the answer takes longer than the work."""
+    return 16 if is_address(str(path)) else 1
 
 
 class _Checkpoint:
@@ -178,7 +186,7 @@ class _Checkpoint:
 
     def keep_edges(self, layer: str, edges: LayerEdges) -> None:
         """See `hpv.fitting.Checkpoint`."""
-        self._write(f"progress/{escape(layer)}/edges", edges.values)
+        _write_arrays(self.output, {f"progress/{escape(layer)}/edges": edges.values})
         progress = self.output.progress
         self.output.checkpoint({**progress, "edges": {**progress.get("edges", {}), layer: edges.form.name}})
 
@@ -197,14 +205,11 @@ class _Checkpoint:
         progress = self.output.progress
         states = progress.get("states", {})
         place = 1 - states.get(layer, {"place": 1})["place"]
-        for name, values in totals._asdict().items():
-            self._write(f"progress/{escape(layer)}/{place}/{name}", values)
+        folder = f"progress/{escape(layer)}/{place}"
+        _write_arrays(self.output, {f"{folder}/{name}": values for name, values in totals._asdict().items()})
         states = {**states, layer: {"walk": walk, "done": done, "place": place}}
         self.output.checkpoint({**progress, "states": states})
         self.written = time.monotonic()
-
-    def _write(self, name: str, values: np.ndarray) -> None:
-        _write_array(self.output, name, values)
 
     def _read(self, name: str) -> np.ndarray:
         return self.output.take(name)
@@ -218,7 +223,9 @@ def load_background(store: Store) -> Background:
     attributes = store.attributes
     classes = _int64(store, "classes") if "classes" in store else None
     samples = _int64(store, "samples")
-    layers = {entry["name"]: _read_state(store, entry, len(samples)) for entry in attributes["layers"]}
+    entries = attributes["layers"]
+    states = streaming.run(lambda entry: _read_state(store, entry, len(samples)), entries, _at_once(store.path))
+    layers = {entry["name"]: state for entry, state in zip(entries, states, strict=True)}
     rule = None if attributes.get("rule") is None else _rule(attributes["rule"])
     smallest, origin = int(attributes["min_class_size"]), attributes.get("origin", {})
     background = Background(layers, samples, classes, rule, smallest, origin, store.path)

@@ -36,7 +36,7 @@ from hpv.store.remote import RemoteStore
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [f"image-{i}" for i in range(700)]
 LABELS = np.arange(700) % 3
-TRAILING = itertools.count()
+NUMBERS = itertools.count()
 
 
 # ---------------------------------------------------------------- places
@@ -64,9 +64,7 @@ def server() -> Iterator[str]:
 
 
 def ask(url: str, method: str, content: bytes = b"") -> None:
-    request = urllib.request.Request(
-        url, content, {"Content-Type": "application/octet-stream"}, method=method
-    )
+    request = urllib.request.Request(url, content, {"Content-Type": "application/octet-stream"}, method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
         answer.read()
 
@@ -88,7 +86,7 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    bucket = f"bucket-{next(TRAILING)}"
+    bucket = f"bucket-{next(NUMBERS)}"
     ask(f"{server}/{bucket}", "PUT")
     forget_connections()
     yield f"s3://{bucket}/deep"
@@ -97,7 +95,7 @@ def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def memory() -> str:
-    return f"memory://place-{next(TRAILING)}"
+    return f"memory://place-{next(NUMBERS)}"
 
 
 @pytest.fixture(params=["s3", "memory"])
@@ -196,7 +194,7 @@ def test_stores_of_others(memory: str, way: str, data: dict[str, np.ndarray]) ->
     options.pop("zarr_format", None)
     group.create_array("deep/x", shape=values.shape, **options)[...] = values
     assert hpv.fit(address).fingerprint == hpv.fit({"deep/x": values}).fingerprint
-    (stored,) = hpv.open_activations(address).layers.values() if hasattr(hpv, "open_activations") else layers(address)
+    (stored,) = layers(address)
     assert stored.missing_chunks == (1 if way == "sharded" else 4)
     assert stored.chunks == (100, 20)
     np.testing.assert_array_equal(stored.read(slice(150, 333), slice(3, 25)), values[150:333, 3:25])
@@ -250,12 +248,12 @@ def test_a_stopped_fit_continues(
     assert fit_to_store(ready, out)[1]
 
 
-def test_a_stopped_score_continues(place: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_score_continues(memory: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "segment_length", lambda ready: 128)
     ready = scoring.prepare_score(hpv.open(local / "b"), local / "a", threads=1)
     with pytest.raises(Stop):
-        scores.write_scores(ready, f"{place}/s", ("codes",), False, StopAfter(40_000))
-    found = scores.write_scores(ready, f"{place}/s", ("codes",), False, streaming.Quiet())
+        scores.write_scores(ready, f"{memory}/s", ("codes",), False, StopAfter(40_000))
+    found = scores.write_scores(ready, f"{memory}/s", ("codes",), False, streaming.Quiet())
     assert not found.already_complete
     assert_same_scores(found, hpv.open(local / "s"))
 
@@ -285,7 +283,11 @@ def test_a_store_is_replaced_when_the_new_one_is_complete(place: str) -> None:
             small(out, {"bins": 10}, overwrite=True)
         output.finish()
     assert content(out) == {10}
-    assert set(RemoteStore(place).sizes()) == {"out/zarr.json", "out/a/zarr.json", *(f"out/a/c/{i}/0" for i in range(3))}
+    assert set(RemoteStore(place).sizes()) == {
+        "out/zarr.json",
+        "out/a/zarr.json",
+        *(f"out/a/c/{i}/0" for i in range(3)),
+    }
     with pytest.raises(hpv.OutputExistsError, match="replaces only its own kind"):
         hpv.fit(np.ones((5, 2))).save(out, overwrite=True)
 
@@ -625,7 +627,9 @@ def test_a_read_that_fails_twice_from_the_web(
     assert web.failed == 6
     assert background.fingerprint == hpv.open(local / "b").fingerprint
     web.failures = {"head/c/": 1000}
-    with pytest.raises(hpv.DataError, match=r"layers/head: chunk \(0, 0\) cannot be read: .*run the same command again"):
+    with pytest.raises(
+        hpv.DataError, match=r"layers/head: chunk \(0, 0\) cannot be read: .*run the same command again"
+    ):
         hpv.fit(f"{web.url}/a", pilot=300)
 
 
@@ -660,17 +664,17 @@ def test_chunks_that_the_web_does_not_have(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def closed(server: str) -> Iterator[None]:
+def closed(s3: str, server: str) -> Iterator[str]:
     """Only known keys are let in, and there are none."""
     ask(f"{server}/moto-api/reset-auth", "POST", b"0")
-    yield
+    yield s3
     ask(f"{server}/moto-api/reset-auth", "POST", b"inf")
 
 
-@pytest.mark.usefixtures("closed")
-def test_wrong_credentials(s3: str) -> None:
-    for call in (lambda: hpv.open(f"{s3}/a"), lambda: hpv.fit(f"{s3}/a"), lambda: small(f"{s3}/a", {"bins": 1})):
-        with pytest.raises(hpv.InputError, match=rf"{s3}/a: access denied \(.*\); check the credentials"):
+def test_wrong_credentials(closed: str) -> None:
+    out = f"{closed}/a"
+    for call in (lambda: hpv.open(out), lambda: hpv.fit(out), lambda: small(out, {"bins": 1})):
+        with pytest.raises(hpv.InputError, match=rf"{out}: access denied \(.*\); check the credentials"):
             call()
 
 
@@ -691,7 +695,9 @@ def test_a_bucket_that_does_not_exist() -> None:
 
 
 def test_an_object_that_does_not_exist(place: str) -> None:
-    with pytest.raises(hpv.StoreError, match=rf"{place}/a is not a Zarr store: there is no zarr.json.*check the address"):
+    with pytest.raises(
+        hpv.StoreError, match=rf"{place}/a is not a Zarr store: there is no zarr.json.*check the address"
+    ):
         hpv.fit(f"{place}/a")
 
 

@@ -32,14 +32,27 @@ class Output:
     Leaving its ``with`` block without ``finish`` keeps what was written: the same request continues it.
     """
 
-    def __init__(self, target: Place, place: Place, root: dict[str, Any], locks: list[Lock], *, complete: bool) -> None:
-        """``place``: where it is written, beside ``target`` while an older store there is being replaced."""
+    def __init__(
+        self,
+        target: Place,
+        place: Place,
+        root: dict[str, Any],
+        locks: list[Lock],
+        *,
+        complete: bool = False,
+        fresh: bool = False,
+    ) -> None:
+        """``place``: where it is written, beside ``target`` while an older store there is being replaced.
+
+        ``fresh``: nothing was written by an earlier run.
+        """
         self.path = target.path
         self.already_complete = complete
         self._target, self._place = target, place
         self._root = root
         self._locks = locks
         self._group = None if complete else zarr.open_group(place.store, mode="r+")
+        self._fresh = fresh
         self._arrays: dict[str, WritableArray] = {}
         self._wanted: dict[str, Any] = {}
         self._making = threading.Lock()
@@ -98,12 +111,13 @@ class Output:
                 raise _exists(target, difference or "")
             _empty(place)
             found = None
+        fresh = found is None
         if found is None:
             found = {**wanted, "id": uuid.uuid4().hex, "complete": False, "progress": {}}
             zarr.create_group(place.store, attributes=found)
         else:
             place.tidy()
-        return cls(target, place, found, locks, complete=False)
+        return cls(target, place, found, locks, fresh=fresh)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -133,8 +147,8 @@ class Output:
         origin = f"{self.path}: array {name}"
         group = self._writer()
         with self._saving(name):
-            if name in group:
-                array = open_writable(self._place.store, name, origin)
+            if name in self._arrays or (not self._fresh and name in group):
+                array = self._arrays.get(name) or open_writable(self._place.store, name, origin)
                 found = (array.shape[1:], str(array.dtype), array.chunks)
                 if found != wanted:
                     raise StoreError(
@@ -175,6 +189,7 @@ class Output:
 
     def discard(self, name: str) -> None:
         """Remove a group or an array with all that is in it, if it is there."""
+        self._arrays = {other: array for other, array in self._arrays.items() if not f"{other}/".startswith(f"{name}/")}
         with self._saving(name):
             self._place.remove(name)
 
