@@ -764,6 +764,7 @@ def test_command_line(s3: str, local: Path, data: dict[str, np.ndarray], capsys:
         facts = json.loads(run("info", f"{s3}/{name}", "--json")[0])
         assert facts["kind"] == kind
         assert facts["bytes_on_disk"] > 1000
+    assert "this machine only" in run("export", f"{s3}/s", "-o", f"{s3}/s.csv", code=2)[1]
     assert "the bucket does not exist" in run("info", "s3://nobody/x", code=2)[1]
     command = [sys.executable, "-m", "hpv", "info", f"{s3}/b"]
     alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -611,6 +611,7 @@ def test_outputs_lie_where_something_can_be_written(tmp_path: Path) -> None:
         ("", "no path"),
         ("https://host/out", "https:// can be read only; give a folder or an address that begins with s3://"),
         ("s3://bucket/", "is a whole bucket; give a place inside it"),
+        (str(Path("s3://bucket/out")), "has lost a slash"),
     ):
         with pytest.raises(InputError, match=words):
             Output.begin(text, SCORES, {})

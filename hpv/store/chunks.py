@@ -22,7 +22,7 @@ from awscrt import checksums
 from hpv.store.remote import PlaceError, RemoteStore
 
 CHECKSUM_BYTES = 4
-AHEAD_BYTES = 16 << 20
+AHEAD_BYTES = 8 << 20
 """Of chunks that are asked for before they are needed, by every thread that reads from another machine."""
 RESTORE = "Restore this file from a copy, or make the store again."
 AGAIN = "When that is mended, run the same command again."

@@ -128,8 +128,8 @@ class ObjectLock:
         """See `Lock`: objects are copied, the lock stays."""
 
     def release(self, *, remove: bool) -> None:
-        """See `Lock`: a lock that nobody holds is not kept."""
-        with self._renewing:
+        """See `Lock`: a lock that nobody holds is not kept. Where it cannot be removed, it expires."""
+        with self._renewing, suppress(PlaceError):
             self._ended.set()
             if not self._lost:
                 # Without its beginning the chain is gone for others at once; the rest is named as no other will be.

@@ -103,11 +103,11 @@ class Output:
         # Another run may have changed it before the lock was ours.
         found = _header(place)
         difference = None if found is None else _difference(found, wanted)
-        if found is not None and difference is None and found.get("complete") is True and place == target:
+        if found is not None and difference is None and found.get("complete") is True and place is target:
             locks.pop().release(remove=True)
             return cls(target, target, found, locks, complete=True)
         if found is not None and (difference is not None or found.get("complete") is True):
-            if place == target:
+            if place is target:
                 raise _exists(target, difference or "")
             _empty(place)
             found = None

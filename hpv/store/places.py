@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -90,6 +91,8 @@ def output_place(path: str | os.PathLike[str]) -> Place:
             raise InputError(
                 f"{text} is a whole bucket; give a place inside it as output, such as {kind}://{rest}/out."
             )
+    if re.match("[a-z0-9]+:/[^/]", text):
+        raise InputError(f"{text} is an address that has lost a slash, as in a pathlib.Path; give it as text.")
     return place_of(text)
 
 
