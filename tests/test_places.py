@@ -625,6 +625,10 @@ def test_a_read_that_fails_twice_from_the_web(
     background = hpv.fit(f"{web.url}/a", by_class=True, pilot=300)
     assert web.failed == 6
     assert background.fingerprint == hpv.open(local / "b").fingerprint
+    found = hpv.open(f"{web.url}/s")
+    web.failures = {"score/zarr.json": 1000}
+    with pytest.raises(hpv.DataError, match=rf"{web.url}/s: "):
+        found.get(*found.kinds[0])
     web.failures = {"head/c/": 1000}
     with pytest.raises(
         hpv.DataError, match=r"layers/head: chunk \(0, 0\) cannot be read: .*run the same command again"

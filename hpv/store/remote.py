@@ -11,7 +11,7 @@ import errno
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import _get_loop, sync
 from zarr.storage import FsspecStore
 
-from hpv.errors import InputError
+from hpv.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -37,11 +37,15 @@ _AT_ONCE = 32
 """Questions for the existence of objects."""
 
 
-class PlaceError(OSError):
+class PlaceError(OSError, DataError):
     """What an object store or web server did not do; ``strerror`` says why and what to do, in plain words."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, address: str, words: str) -> None:
         super().__init__(errno.EIO, words)
+        self.address = address
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.strerror}."
 
 
 class RemoteStore(FsspecStore):
@@ -81,39 +85,39 @@ class RemoteStore(FsspecStore):
                 return await super().get(self._quoted(key), prototype, byte_range)
             except Exception as error:
                 if wait is None or not _may_pass(error):
-                    raise PlaceError(trouble(error)) from error
+                    raise PlaceError(self.address, trouble(error)) from error
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         """See Zarr."""
-        with _plainly():
+        with self._plainly():
             await super().set(key, value, byte_range)
 
     async def delete(self, key: str) -> None:
         """See Zarr."""
-        with _plainly():
+        with self._plainly():
             await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
         """See Zarr."""
-        with _plainly():
+        with self._plainly():
             await super().delete_dir(prefix)
 
     async def exists(self, key: str) -> bool:
         """See Zarr."""
-        with _plainly():
+        with self._plainly():
             return await super().exists(self._quoted(key))
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """See Zarr."""
-        with _plainly():
+        with self._plainly():
             async for name in super().list_dir(prefix):
                 yield name
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """See Zarr."""
-        with _plainly():
+        with self._plainly():
             async for name in super().list_prefix(prefix):
                 yield name
 
@@ -145,7 +149,7 @@ class RemoteStore(FsspecStore):
     def create(self, key: str, content: bytes) -> bool:
         """Make an object if there is none; whether it was made. ``NotImplementedError`` where nothing can do this."""
         try:
-            with _plainly(FileExistsError, NotImplementedError):
+            with self._plainly(FileExistsError, NotImplementedError):
                 try:
                     sync(self.fs._pipe_file(self._at(key), content, mode="create"))
                 except Exception as error:
@@ -162,7 +166,7 @@ class RemoteStore(FsspecStore):
         """Of what lies at the top; None where nothing can be seen. Raises where there is no such bucket."""
         if not self.lists:
             return None
-        with _plainly():
+        with self._plainly():
             try:
                 found = sync(self.fs._ls(self.path, detail=False))
             except FileNotFoundError as error:
@@ -201,8 +205,11 @@ class RemoteStore(FsspecStore):
             self._do(self.fs._copy([self._at(key) for key in keys], [target._at(key) for key in keys]))
 
     def _do(self, request: Coroutine[Any, Any, Any]) -> Any:
-        with _plainly():
+        with self._plainly():
             return sync(request)
+
+    def _plainly(self, *but: type[Exception]) -> AbstractContextManager[None]:
+        return _plainly(self.address, *but)
 
     def _at(self, key: str) -> str:
         return f"{self.path}/{key}"
@@ -248,20 +255,20 @@ def _file_system(address: str) -> tuple[Any, str]:
     if EXTRAS.get(protocol) == "s3":
         # Else s3fs asks for the size of every object before it reads it, to read large ones in parts.
         options["max_concurrency"] = 1
-    with _plainly():
+    with _plainly(address):
         found, path = fsspec.core.url_to_fs(address, **options)
     return (found if kind.async_impl else AsyncFileSystemWrapper(found)), path.rstrip("/")
 
 
 @contextmanager
-def _plainly(*but: type[Exception]) -> Iterator[None]:
+def _plainly(address: str, *but: type[Exception]) -> Iterator[None]:
     """Whatever a library raises becomes a ``PlaceError``."""
     try:
         yield
     except Exception as error:
         if isinstance(error, (PlaceError, *but)):
             raise
-        raise PlaceError(trouble(error)) from error
+        raise PlaceError(address, trouble(error)) from error
 
 
 def _may_pass(error: Exception) -> bool:
@@ -273,8 +280,6 @@ def _may_pass(error: Exception) -> bool:
 
 def trouble(error: BaseException) -> str:
     """What went wrong and what to do, in plain words."""
-    if isinstance(error, PlaceError):
-        return str(error.strerror)
     names = {kind.__name__ for kind in type(error).__mro__}
     status, said = getattr(error, "status", None), " ".join(str(error).split()) or type(error).__name__
     if _code(error) == "NoSuchBucket":
