@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hpv.addresses import is_address
 from hpv.errors import DataError, InputError, OutputExistsError
 from hpv.scores import Scores
 
@@ -28,6 +29,8 @@ def write_table(scores: Scores, out: str | os.PathLike[str], *, overwrite: bool 
     ``<tail>/<form>/<statistic>/score``, ``.../alpha`` (empty where the score is 0), ``.../size`` and, where classes
     were looked at, ``.../label`` (-1: the pooled counts). The file is there when it is complete.
     """
+    if is_address(os.fspath(out)):
+        raise InputError(f"{os.fspath(out)}: tables are written to this machine only; give a path, and copy it there.")
     path = Path(out)
     writers: dict[str, Callable[[Path, list[str], Blocks], None]] = {".csv": _write_csv, ".parquet": _write_parquet}
     if path.suffix.lower() not in writers:

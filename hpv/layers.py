@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpv.addresses import absolute_path
 from hpv.errors import DataError, InputError
 from hpv.floats import FloatFormat
 
@@ -313,8 +313,3 @@ def _checked_shape(shape: tuple[Any, ...], origin: str) -> tuple[int, ...]:
     if 0 in shape:
         raise InputError(f"{origin}: there are no nodes, shape {tuple(shape)}; leave this layer out.")
     return tuple(int(size) for size in shape)
-
-
-def absolute_path(path: str) -> str:
-    """Of a path on this machine; addresses stay as they are."""
-    return path if "://" in path else os.path.realpath(path)

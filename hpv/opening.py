@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpv import streaming
+from hpv.addresses import absolute_path, is_address
 from hpv.background import Background, LayerState, merge
 from hpv.errors import DataError, InputError, StoreError
 from hpv.fitting import Fit, LayerTotals, Place, run_fit
@@ -87,11 +87,11 @@ def fit_to_store(
 
 def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> tuple[Background, bool]:
     """Merge backgrounds into a store; the background, and whether it was there already."""
-    places = [os.path.realpath(path) for path in paths]
+    places = [absolute_path(path) for path in paths]
     if len(set(places)) < len(places):
         twice = next(str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1)
         raise InputError(f"merge: {twice} is given twice; its samples would count double. Give every part once.")
-    if os.path.realpath(out) in places:
+    if absolute_path(out) in places:
         raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
     parts = [open_background(path) for path in paths]
     merged = merge(parts)
@@ -126,15 +126,14 @@ def digest(*arrays: np.ndarray) -> str:
 
 def write_background(output: Output, background: Background) -> None:
     """The mergeable state of every layer, and what describes it."""
-    for name, state in background.layers.items():
-        arrays = {array: getattr(state, array) for array in (field.name for field in fields(LayerState)[1:])}
-        for array in KEYS:
-            arrays[array] = from_keys(arrays[array], state.form)
-        for array, values in arrays.items():
-            _write_array(output, f"layers/{escape(name)}/{array}", values)
-    _write_array(output, "samples", background.samples)
+    arrays = {"samples": background.samples}
     if background.classes is not None:
-        _write_array(output, "classes", background.classes)
+        arrays["classes"] = background.classes
+    for name, state in background.layers.items():
+        for array in (field.name for field in fields(LayerState)[1:]):
+            values = getattr(state, array)
+            arrays[f"layers/{escape(name)}/{array}"] = from_keys(values, state.form) if array in KEYS else values
+    _write_arrays(output, arrays)
     output.finish(
         {
             "layers": [
@@ -149,15 +148,24 @@ def write_background(output: Output, background: Background) -> None:
     )
 
 
-def _write_array(output: Output, name: str, values: np.ndarray) -> None:
-    """An array in chunks of about 4 MiB along its nodes."""
-    axis = 1 if values.ndim == 3 else 0
-    width = max(1, CHUNK_BYTES // max(values.nbytes // max(values.shape[axis], 1), 1))
-    chunks = [max(size, 1) for size in values.shape]
-    chunks[axis] = min(chunks[axis], width)
-    output.create(name, values.shape, values.dtype, chunks)
-    if values.size:
-        output.write(name, None, values)
+def _write_arrays(output: Output, arrays: Mapping[str, np.ndarray]) -> None:
+    """Arrays in chunks of about 4 MiB along their nodes."""
+    for name, values in arrays.items():
+        axis = 1 if values.ndim == 3 else 0
+        width = max(1, CHUNK_BYTES // max(values.nbytes // max(values.shape[axis], 1), 1))
+        chunks = [max(size, 1) for size in values.shape]
+        chunks[axis] = min(chunks[axis], width)
+        output.create(name, values.shape, values.dtype, chunks)
+
+    def write(name: str) -> None:
+        output.write(name, None, arrays[name])
+
+    streaming.run(write, [name for name, values in arrays.items() if values.size], _at_once(output.path))
+
+
+def _at_once(path: str | Path) -> int:
+    """Arrays that are on their way at the same time: elsewhere the answer takes longer than the work."""
+    return 16 if is_address(str(path)) else 1
 
 
 class FitCheckpoint:
@@ -205,8 +213,8 @@ class FitCheckpoint:
             edges[layer] = self._write_edges(layer, found, edges.get(layer, {}).get("parts", []))
         for layer, (walk, (tile, samples), totals) in self.waiting_states.items():
             place = 1 - states.get(layer, {"place": 1})["place"]
-            for name, values in totals._asdict().items():
-                _write_array(self.output, f"{_state_in(layer, place)}/{name}", values)
+            folder = _state_in(layer, place)
+            _write_arrays(self.output, {f"{folder}/{name}": values for name, values in totals._asdict().items()})
             states[layer] = {"walk": walk, "tile": tile, "samples": samples, "place": place}
         self.output.checkpoint({**progress, "edges": edges, "states": states})
         self.waiting_edges, self.waiting_states, self.saved = {}, {}, time.monotonic()
@@ -221,7 +229,7 @@ class FitCheckpoint:
         edges = LayerEdges(stack([edges.keys for _, edges in found], form), form)
         name = _edges_from(layer, first)
         self.output.discard(name)  # of a run that was killed before it noted them
-        _write_array(self.output, name, edges.values)
+        _write_arrays(self.output, {name: edges.values})
         parts = [part for part in parts if part < first]  # a save that is interrupted is done again
         return {"form": form.name, "parts": [*parts, first], "nodes": first + len(edges.keys)}
 
@@ -244,7 +252,9 @@ def load_background(store: Store) -> Background:
     attributes = store.attributes
     classes = _int64(store, "classes") if "classes" in store else None
     samples = _int64(store, "samples")
-    layers = {entry["name"]: _read_state(store, entry, len(samples)) for entry in attributes["layers"]}
+    entries = attributes["layers"]
+    states = streaming.run(lambda entry: _read_state(store, entry, len(samples)), entries, _at_once(store.path))
+    layers = {entry["name"]: state for entry, state in zip(entries, states, strict=True)}
     rule = None if attributes.get("rule") is None else _rule(attributes["rule"])
     smallest, origin = int(attributes["min_class_size"]), attributes.get("origin", {})
     background = Background(layers, samples, classes, rule, smallest, origin, store.path)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
+from hpv.addresses import absolute_path
 from hpv.backends import get_backend
 from hpv.background import Background
 from hpv.errors import DataError, HpvError, HpvWarning, InputError
@@ -198,7 +199,7 @@ def _attributes(ready: Score) -> dict[str, Any]:
         "kinds": [list(kind) for kind in ready.options.kinds],
         "layers": list(ready.pairs),
         "background": ready.full.fingerprint,
-        "background_path": None if path is None else str(Path(path).resolve()),
+        "background_path": None if path is None else absolute_path(path),
         "against": ready.options.against,
         "alphas": ready.options.alphas,
         "alpha_max": float(ready.options.alpha_max),

@@ -36,6 +36,7 @@ from hpv.store import (
     first_difference,
     join_shards,
     open_store,
+    place_of,
     ranges,
     read_header,
     shard_path,
@@ -146,7 +147,7 @@ def merge_shards(out: str | Path, progress: streaming.Progress | None = None) ->
     ``InputError`` those that belong elsewhere. A run that was killed is continued by the same call.
     """
     complete_exchange(out)
-    header = read_header(Path(out))
+    header = read_header(place_of(out))
     of = None if header is None else shards_of(header)
     if header is None or of is None:
         store = open_store(out)
@@ -215,10 +216,12 @@ def _without(request: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _refuse_strangers(out: str | Path, stores: Sequence[Store]) -> None:
     """What lies beside the shards and looks like one."""
-    expected = {Path(store.path).name for store in stores}
-    for entry in sorted(Path(out).glob("shard-*")):
-        if entry.name not in expected:
-            raise InputError(f"{entry} is none of the {len(stores)} shards of {out}; move it away, then merge again.")
+    expected = {store.path.rpartition("/")[2] for store in stores}
+    for name in sorted(place_of(out).names() or ()):
+        if name.startswith("shard-") and name not in expected:
+            raise InputError(
+                f"{out}/{name} is none of the {len(stores)} shards of {out}; move it away, then merge again."
+            )
 
 
 def _in_order(stores: Sequence[Store], request: dict[str, Any]) -> list[Store]:

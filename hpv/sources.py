@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpv.addresses import absolute_path, is_address, without_scheme
 from hpv.errors import InputError, StoreError
 from hpv.floats import BFLOAT16, float_format
-from hpv.layers import ArrayLayer, DaskLayer, Layer, StoredLayer, TensorLayer, absolute_path, numpy_of
+from hpv.layers import ArrayLayer, DaskLayer, Layer, StoredLayer, TensorLayer, numpy_of
 
 if TYPE_CHECKING:
     from hpv.store import ActivationStore, StoredArray
@@ -110,8 +111,8 @@ def _from_mapping(source: Mapping[Any, Any]) -> dict[str, Layer]:
 def _open_store(source: Any) -> Activations | None:
     """Layers of a path or Zarr object; None for all other sources."""
     is_path = isinstance(source, (str, os.PathLike))
-    if is_path and os.fspath(source).endswith(".npy") and not os.path.isdir(source):
-        return Activations({BARE: _map_file(os.fspath(source))}, None, None, {}, False)
+    if is_path and _is_npy(os.fspath(source)):
+        return Activations({BARE: _map_file(without_scheme(os.fspath(source)))}, None, None, {}, False)
     if not is_path and not type(source).__module__.startswith("zarr."):
         return None
     from hpv.store import ActivationStore, StoredArray, zarr_layers
@@ -122,6 +123,10 @@ def _open_store(source: Any) -> Activations | None:
     if isinstance(found, StoredArray):
         return Activations({BARE: _stored(BARE, found)}, None, None, {}, False)
     return Activations({name: _stored(name, array) for name, array in found.items()}, None, None, {}, True)
+
+
+def _is_npy(path: str) -> bool:
+    return path.endswith(".npy") and not is_address(path) and not os.path.isdir(without_scheme(path))
 
 
 def _from_activation_store(store: ActivationStore) -> Activations:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module imports only from its own line and the lines above it.
 FLOORS = (
-    {"hpv.errors"},
+    {"hpv.errors", "hpv.addresses"},
     {"hpv.floats", "hpv.kernels", "hpv.resources"},
     {"hpv.backends", "hpv.store", "hpv.pvalues"},
     {"hpv.layers"},
@@ -48,6 +48,7 @@ OWNERS = {
     "zarr": {"hpv.store"},
     "zarrs": {"hpv.store"},
     "awscrt": {"hpv.store"},
+    "fsspec": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},
     "distributed": {"hpv.streaming", "hpv.cluster", "hpv.cli.clusters"},

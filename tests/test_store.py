@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,6 @@ from hpv.store import (
 from hpv.store import activations as activations_module
 from hpv.store import chunks as chunks_module
 from hpv.store import locks as locks_module
-from hpv.store import output as output_module
 
 REQUEST = {"bins": 32, "input": {"path": "a.npy", "shape": [3, 4]}}
 
@@ -475,7 +475,7 @@ def test_kill_while_an_old_attempt_is_removed(path: Path, monkeypatch: pytest.Mo
     def dying(place: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(output_module.shutil, "rmtree", dying)
+    monkeypatch.setattr(shutil, "rmtree", dying)
     with pytest.raises(KeyboardInterrupt):
         Output.begin(path, SCORES, {"bins": 11}, overwrite=True)
     monkeypatch.undo()
@@ -603,13 +603,24 @@ def test_no_right_to_begin(
         Output.begin(path, SCORES, {})
 
 
-def test_outputs_are_local_folders(tmp_path: Path) -> None:
+def test_outputs_lie_where_something_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be written: (Not a directory|File exists)"):
         Output.begin(tmp_path / "file/out", SCORES, {})
-    for text in ("s3://bucket/out", ""):
-        with pytest.raises(InputError, match="not a local path"):
+    for text, words in (
+        ("", "no path"),
+        ("https://host/out", "https:// can be read only; give a folder or an address that begins with s3://"),
+        ("s3://bucket/", "is a whole bucket; give a place inside it"),
+        (str(Path("s3://bucket/out")), "has lost a slash"),
+    ):
+        with pytest.raises(InputError, match=words):
             Output.begin(text, SCORES, {})
+
+
+def test_file_addresses_are_paths(path: Path) -> None:
+    output = small(f"file://{path}")  # type: ignore[arg-type]
+    assert output.finish() == path
+    assert open_store(f"file://{path}").array("a").is_plain
 
 
 KILLED = """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpv.addresses import is_address, real_path
 from hpv.errors import InputError
 from hpv.floats import FORMATS
 from hpv.resources import human
@@ -22,8 +23,8 @@ class CapturePlan:
     bytes_per_sample: int
     samples: int | None
     """At most so many, by the number of batches or ids; None if the batches have no length."""
-    free_bytes: int
-    """Free where the store will lie."""
+    free_bytes: int | None
+    """Free where the store will lie; None where nothing says so, as in object stores."""
 
     @property
     def bytes(self) -> int | None:
@@ -35,7 +36,7 @@ class CapturePlan:
         text = f"{len(self.layers)} layers, {nodes:,} nodes, {self.bytes_per_sample:,} bytes per sample"
         if self.bytes is not None:
             text += f"; at most {self.samples:,} samples, {human(self.bytes)}"
-        return f"{text}; {human(self.free_bytes)} are free"
+        return text if self.free_bytes is None else f"{text}; {human(self.free_bytes)} are free"
 
 
 def make_plan(
@@ -44,22 +45,30 @@ def make_plan(
     """The plan by the number of ids or batches; ``first``: samples of the first batch."""
     per_sample = sum(nodes * FORMATS[dtype].storage.itemsize for nodes, dtype in layers.values())
     samples = len(ids) if hasattr(ids, "__len__") else _length(batches) * first or None
-    place = Path(os.path.realpath(out))
-    while not place.exists():
-        place = place.parent
-    return CapturePlan(layers, per_sample, samples, shutil.disk_usage(place).free)
+    return CapturePlan(layers, per_sample, samples, _free_bytes(os.fspath(out)))
 
 
 def refuse_too_large(plan: CapturePlan, batches: Any, first: int, out: str | os.PathLike[str], overwrite: bool) -> None:
     """``InputError`` if the store cannot fit on its disk; batches without a length are let through."""
+    if plan.free_bytes is None:
+        return
     # The last batch may be short, and a run that continues has written a part.
     least = max((_length(batches) - 1) * first + 1, 0) * plan.bytes_per_sample
-    least -= 0 if overwrite else _bytes_in(Path(out))
+    least -= 0 if overwrite else _bytes_in(real_path(os.fspath(out)))
     if least > plan.free_bytes:
         raise InputError(
             f"{os.fspath(out)} would take {human(least)} more, {human(plan.free_bytes)} are free; choose "
             f"fewer layers, reduce='mean' or 'max', or another disk."
         )
+
+
+def _free_bytes(out: str) -> int | None:
+    if is_address(out):
+        return None
+    place = real_path(out)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def _length(batches: Any) -> int:

@@ -37,7 +37,7 @@ _TOLERANCE = 0.02
 class Captured(os.PathLike[str]):
     """A finished activation store; usable wherever its path is."""
 
-    path: Path
+    path: Path | str
     samples: int
     layers: dict[str, tuple[int, str]]
     """Nodes and dtype by layer."""
@@ -290,7 +290,7 @@ def _compare(writer: ActivationWriter, result: _Forward, position: int, known: i
             )
 
 
-def _already(path: Path, first: _Forward, note: str) -> Captured:
+def _already(path: Path | str, first: _Forward, note: str) -> Captured:
     """A complete store of the same request, if it begins with the same samples."""
     store = ActivationStore(open_store(path, ACTIVATIONS))
     for entry in store.entries:

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def info(terminal: Terminal, *, store: str) -> None:
     ours = "" if header is None else f", hpv format version {header['version']}"
     size = _bytes_on_disk(store)
     document = {"store": store, "kind": document.pop("kind"), "complete": True, "bytes_on_disk": size, **document}
-    heading = f"{store}: {document['kind']}, {human(size)} on disk{ours}"
+    heading = f"{store}: {document['kind']}{'' if size is None else f', {human(size)} on disk'}{ours}"
     made = _request(header)
     terminal.result({**document, "request": made}, heading, *shown, *([f"made by {_words(made)}"] if made else []))
 
@@ -261,10 +260,10 @@ def _steps(header: Mapping[str, Any]) -> Iterator[str]:
 
 def _header(store: str) -> dict[str, Any] | None:
     """Attributes of a store of hpv, complete or not; None for anything else."""
-    from hpv.store.reading import check_header, read_header
+    from hpv.store.reading import check_header, header_of
 
     try:
-        header = read_header(Path(store))
+        header = header_of(store)
     except StoreError:
         return None  # what it is instead is found, and said, when it is opened
     if header is not None:
@@ -312,7 +311,7 @@ def _shape(sizes: Any) -> str:
     return "-" if sizes is None else " x ".join(str(size) for size in sizes)
 
 
-def _bytes_on_disk(store: str) -> int:
-    if os.path.isfile(store):
-        return os.path.getsize(store)
-    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(store) for name in names)
+def _bytes_on_disk(store: str) -> int | None:
+    from hpv.store.places import place_of
+
+    return os.path.getsize(store) if os.path.isfile(store) else place_of(store, read_only=True).size()

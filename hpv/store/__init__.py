@@ -5,6 +5,7 @@ from hpv.store.arrays import STRINGS, Selection, StoredArray
 from hpv.store.foreign import is_zarr, zarr_layers
 from hpv.store.names import escape, unescape
 from hpv.store.output import SCRATCH, Output, OutputWriter, complete_exchange, first_difference, save
+from hpv.store.places import place_of
 from hpv.store.reading import ACTIVATIONS, BACKGROUND, SCORES, VERSION, Store, check_header, open_store, read_header
 from hpv.store.shards import ShardState, join_shards, ranges, shard_path, shard_state, shards_of
 
@@ -32,6 +33,7 @@ __all__ = [
     "is_zarr",
     "join_shards",
     "open_store",
+    "place_of",
     "ranges",
     "read_header",
     "save",

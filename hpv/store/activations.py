@@ -119,7 +119,7 @@ class ActivationWriter:
         entry = next(entry for entry in self.entries if entry.name == layer)
         return self._output.read(entry.array, (samples,))
 
-    def finish(self, attributes: Mapping[str, Any] | None = None) -> Path:
+    def finish(self, attributes: Mapping[str, Any] | None = None) -> Path | str:
         """Write what is left, and declare the store complete."""
         if self.samples == 0:
             raise InputError("There was no sample to store; check that the batches are not empty.")
@@ -223,7 +223,7 @@ def save_activations(
     ids: Sequence[str] | None = None,
     attributes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-) -> Path:
+) -> Path | str:
     """Store arrays (samples, nodes) that are in memory, of float16, float32 or float64."""
     forms = {name: (values.shape[1], FORMATS[values.dtype.name]) for name, values in layers.items()}
     request = {"layers": {name: [list(values.shape), values.dtype.name] for name, values in layers.items()}}

@@ -7,13 +7,13 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.sync import sync
@@ -21,7 +21,8 @@ from zarr.storage import LocalStore, MemoryStore
 
 from hpv.errors import DataError
 from hpv.store.accelerating import accelerated
-from hpv.store.chunks import ChunkError, RawChunks, overlaps, read_region, write_region
+from hpv.store.chunks import AGAIN, RESTORE, ChunkError, RawChunks, overlaps, read_region, write_region
+from hpv.store.remote import PlaceError, RemoteStore
 
 STRINGS = "string"
 """The dtype of arrays of strings."""
@@ -119,7 +120,7 @@ class StoredArray:
                 self._read_by_zarr(starts, stops, out)
         except ChunkError as error:
             self._refuse_changed(failed=True)
-            raise self._damaged(error.index, error.reason) from error
+            raise self._damaged(error.index, error.reason, error.step) from error
         self._refuse_changed()
         return out
 
@@ -127,11 +128,15 @@ class StoredArray:
         """Compressed, sharded, remote or of strings; one request at a time, so that a thread holds no more."""
         if isinstance(self._array.store, LocalStore):
             self._check_files(starts, stops)
+        elif self._strict:
+            self._refuse_missing(starts, stops)
         for part in overlaps(starts, stops, self._request):
             low = tuple(start + side.start for start, side in zip(starts, part.outside, strict=True))
             high = tuple(start + side.stop for start, side in zip(starts, part.outside, strict=True))
             try:
                 self._get(low, high, out[part.outside])
+            except PlaceError as error:
+                raise self._damaged((), f"cannot be read: {error.strerror}", AGAIN) from error
             except Exception as error:  # every codec raises what it likes
                 self._refuse_changed(failed=True)
                 reason = f"cannot be read: {_one_line(error)}"
@@ -168,6 +173,11 @@ class StoredArray:
             if wanted != size:
                 raise ChunkError(part.index, f"is damaged: its file has {size} bytes instead of {wanted}")
 
+    def _refuse_missing(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> None:
+        wanted = {_chunk_key(self._array, part.index): part.index for part in overlaps(starts, stops, self.chunks)}
+        for key in sorted(_missing(self._array, wanted)):
+            raise self._damaged(wanted[key], "is missing")
+
     def _first_bad_chunk(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> tuple[int, ...]:
         for part in overlaps(starts, stops, self.chunks):
             sides = zip(part.index, self.chunks, self.shape, strict=True)
@@ -191,6 +201,8 @@ class StoredArray:
         store, path, version = self._array.store, self._array.path, self._array.metadata.zarr_format
         try:
             found = zarr.open_array(store, path=path, mode="r", zarr_format=version)
+        except PlaceError:
+            return  # what was read, or could not be, says more
         except Exception as error:
             raise DataError(
                 f"{self.origin}: it was there when it was opened and cannot be opened any more ({_one_line(error)}). "
@@ -206,9 +218,9 @@ class StoredArray:
             )
         self._stamp = stamp
 
-    def _damaged(self, index: tuple[int, ...], reason: str) -> DataError:
+    def _damaged(self, index: tuple[int, ...], reason: str, step: str = RESTORE) -> DataError:
         chunk = f"chunk {index} " if index else ""
-        return DataError(f"{self.origin}: {chunk}{reason}. Restore this file from a copy, or make the store again.")
+        return DataError(f"{self.origin}: {chunk}{reason}. {step}")
 
 
 class WritableArray(StoredArray):
@@ -268,20 +280,20 @@ def array_metadata(
     ).metadata
 
 
-def create_arrays(folder: Path, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
+def create_arrays(store: Store, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
     """New arrays of this metadata, all at once: one by one takes several milliseconds each."""
     made = {}
-    for name, node in zarr.create_hierarchy(store=LocalStore(folder), nodes=dict(nodes)):
+    for name, node in zarr.create_hierarchy(store=store, nodes=dict(nodes)):
         if isinstance(node, zarr.Array):
             array = WritableArray(node, f"{origin}: array {name}")
             # What Zarr writes needs a setting that arrays get when they are opened.
-            made[name] = array if array.is_plain else open_writable(folder, name, array.origin)
+            made[name] = array if array.is_plain else open_writable(store, name, array.origin)
     return made
 
 
-def open_writable(folder: Path, name: str, origin: str) -> WritableArray:
+def open_writable(store: Store, name: str, origin: str) -> WritableArray:
     """An array that an earlier run created."""
-    array = zarr.open_array(folder, path=name, mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(store, path=name, mode="r+", config={"write_empty_chunks": True})
     return WritableArray(array, origin)
 
 
@@ -298,15 +310,17 @@ def bounds(selection: Selection, shape: tuple[int, ...]) -> tuple[tuple[int, ...
 
 
 def raw_chunks(array: zarr.Array, *, strict: bool) -> RawChunks | None:
-    """How to read the chunks directly; None where that needs Zarr: compressed, sharded, remote, another byte order."""
+    """How to read the chunks directly; None where that needs Zarr: compressed, sharded, another byte order or store."""
     dtype = np.dtype(array.dtype)
     checksum = _plain_codecs(array)
     native = dtype.isnative and sys.byteorder == "little" and dtype.kind in "fiub"
-    if checksum is None or not native or array.ndim == 0 or not isinstance(array.store, LocalStore):
+    if checksum is None or not native or array.ndim == 0 or not isinstance(array.store, (LocalStore, RemoteStore)):
         return None
     fill = None if strict else array.fill_value
     if fill is None and not strict:
         fill = 0
+    if isinstance(array.store, RemoteStore):
+        return RawChunks(partial(_chunk_key, array), tuple(array.chunks), dtype, checksum, fill, array.store)
     return RawChunks(partial(_chunk_file, array), tuple(array.chunks), dtype, checksum, fill)
 
 
@@ -387,15 +401,26 @@ def _one_line(error: BaseException) -> str:
 
 def _chunk_file(array: zarr.Array, index: tuple[int, ...]) -> str:
     assert isinstance(array.store, LocalStore)
-    return os.path.join(array.store.root, array.path, array.metadata.encode_chunk_key(index))
+    return os.path.join(array.store.root, _chunk_key(array, index))
+
+
+def _chunk_key(array: zarr.Array, index: tuple[int, ...]) -> str:
+    key: str = array.metadata.encode_chunk_key(index)
+    return f"{array.path}/{key}" if array.path else key
 
 
 def _count_missing(array: zarr.Array) -> int:
+    pieces = array.shards or array.chunks
+    everything = overlaps((0,) * array.ndim, tuple(array.shape), tuple(pieces))
+    return len(_missing(array, [_chunk_key(array, part.index) for part in everything]))
+
+
+def _missing(array: zarr.Array, keys: Iterable[str]) -> set[str]:
+    """Those of the chunks' keys that are not there: one listing tells of all, but web servers have none."""
+
     async def stored() -> set[str]:
         return {key async for key in array.store.list_prefix(array.path)}
 
-    prefix = f"{array.path}/" if array.path else ""
-    keys = sync(stored())
-    pieces = array.shards or array.chunks
-    everything = overlaps((0,) * array.ndim, tuple(array.shape), tuple(pieces))
-    return sum(f"{prefix}{array.metadata.encode_chunk_key(part.index)}" not in keys for part in everything)
+    if isinstance(array.store, RemoteStore) and not array.store.lists:
+        return set(keys) - array.store.present(list(keys))
+    return set(keys) - sync(stored())

@@ -1,4 +1,4 @@
-"""Chunk files of uncompressed arrays, read and written directly.
+"""Chunk files and objects of uncompressed arrays, read and written directly.
 
 Zarr's uncompressed chunks are the plain bytes of the array, followed by four bytes of crc32c where that codec is on.
 Reading them straight into the caller's buffer takes a third of the time that a codec pipeline takes.
@@ -10,26 +10,34 @@ import itertools
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from awscrt import checksums
 
+from hpv.store.remote import PlaceError, RemoteStore
+
 CHECKSUM_BYTES = 4
 LARGEST_KEPT = 32 << 20
 """Bytes of a chunk whose buffer a thread keeps for the next one."""
+AHEAD_BYTES = 8 << 20
+"""Of chunks that are asked for before they are needed, by every thread that reads from another machine."""
+RESTORE = "Restore this file from a copy, or make the store again."
+AGAIN = "When that is mended, run the same command again."
+_BAD_CHECKSUM = "is damaged: its checksum (crc32c) does not fit its content"
 _local = threading.local()
 
 
 class ChunkError(Exception):
-    """A chunk that cannot be used: its index and what is wrong with it."""
+    """A chunk that cannot be used: its index, what is wrong with it, and what to do."""
 
-    def __init__(self, index: tuple[int, ...], reason: str) -> None:
+    def __init__(self, index: tuple[int, ...], reason: str, step: str = RESTORE) -> None:
         super().__init__(f"chunk {index} {reason}")
-        self.index = index
-        self.reason = reason
+        self.index, self.reason, self.step = index, reason, step
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,15 @@ class RawChunks:
     """Where the chunks of one array lie and what they hold."""
 
     path: Callable[[tuple[int, ...]], str]
-    """File of a chunk."""
+    """File of a chunk, or its key in ``remote``."""
     shape: tuple[int, ...]
     """Of every chunk, also of those that reach over the array's end."""
     dtype: np.dtype
     checksum: bool
     fill: Any
     """What a missing chunk holds; None: a missing chunk is an error."""
+    remote: RemoteStore | None = None
+    """Where the chunks are objects and not files."""
 
     @property
     def bytes(self) -> int:
@@ -79,14 +89,18 @@ def overlaps(starts: tuple[int, ...], stops: tuple[int, ...], chunk: tuple[int, 
 
 def read_region(chunks: RawChunks, starts: tuple[int, ...], stops: tuple[int, ...], out: np.ndarray) -> None:
     """Fill ``out`` with the region ``[starts, stops)``; ``ChunkError`` names a chunk that cannot be used."""
-    for part in overlaps(starts, stops, chunks.shape):
+    parts = overlaps(starts, stops, chunks.shape)
+    if chunks.remote is not None:
+        for part, values in _asked_ahead(chunks, chunks.remote, parts):
+            out[part.outside] = _fill(chunks, part.index) if values is None else values
+        return
+    for part in parts:
         into = out[part.outside]
         direct = into.dtype == chunks.dtype and into.flags.c_contiguous
         path = chunks.path(part.index)
         whole = into.shape == chunks.shape
-        if direct and (whole or (not chunks.checksum and _one_piece(part.inside, chunks.shape))):
-            offset = sum(side.start * stride for side, stride in zip(part.inside, _strides(chunks.shape), strict=True))
-            found = _read_file(chunks, part.index, path, into, offset * chunks.dtype.itemsize)
+        if direct and (whole or _is_span(chunks, part)):
+            found = _read_file(chunks, part.index, path, into, _offset(chunks, part))
         else:
             # Where no checksum is to be compared, the rows that are asked for are enough.
             rows = slice(0, chunks.shape[0]) if chunks.checksum else part.inside[0]
@@ -96,9 +110,7 @@ def read_region(chunks: RawChunks, starts: tuple[int, ...], stops: tuple[int, ..
                 first = part.inside[0]
                 into[...] = scratch[(slice(first.start - rows.start, first.stop - rows.start), *part.inside[1:])]
         if not found:
-            if chunks.fill is None:
-                raise ChunkError(part.index, "is missing")
-            into[...] = chunks.fill
+            into[...] = _fill(chunks, part.index)
 
 
 def write_region(
@@ -113,7 +125,7 @@ def write_region(
         source = data[part.outside]
         path = chunks.path(part.index)
         if source.shape == chunks.shape and source.dtype == chunks.dtype and source.flags.c_contiguous:
-            write_file(path, source, chunks.checksum)
+            _write(chunks, path, source)
             continue
         ends = (
             min(size, total - place * size) for place, size, total in zip(part.index, chunks.shape, shape, strict=True)
@@ -123,13 +135,89 @@ def write_region(
         if covers:
             scratch[...] = 0
             scratch[part.inside] = source
-            write_file(path, scratch, chunks.checksum)
+            _write(chunks, path, scratch)
             continue
         with lock:
-            if not _read_file(chunks, part.index, path, scratch, 0):
+            if not _read_whole(chunks, part.index, path, scratch):
                 scratch[...] = 0
             scratch[part.inside] = source
-            write_file(path, scratch, chunks.checksum)
+            _write(chunks, path, scratch)
+
+
+def _write(chunks: RawChunks, path: str, data: np.ndarray) -> None:
+    """Replace a chunk by contiguous ``data``."""
+    if chunks.remote is None:
+        write_file(path, data, chunks.checksum)
+    else:
+        chunks.remote.write(path, _bytes_of(data).tobytes() + (_checksum(data) if chunks.checksum else b""))
+
+
+def _read_whole(chunks: RawChunks, index: tuple[int, ...], path: str, into: np.ndarray) -> bool:
+    """Read a chunk; False if it is not there."""
+    if chunks.remote is None:
+        return _read_file(chunks, index, path, into, 0)
+    values = _unpacked(chunks, index, chunks.remote.ask(path), None)
+    if values is not None:
+        into[...] = values
+    return values is not None
+
+
+def _asked_ahead(
+    chunks: RawChunks, remote: RemoteStore, parts: Iterator[_Overlap]
+) -> Iterator[tuple[_Overlap, np.ndarray | None]]:
+    """The values of every part, or None; the next ones are on their way meanwhile."""
+    most = max(1, AHEAD_BYTES // max(chunks.bytes, 1))
+    asked: deque[tuple[_Overlap, tuple[int, int] | None, Future[np.ndarray | None]]] = deque()
+    try:
+        while True:
+            for part in itertools.islice(parts, most - len(asked)):
+                span = None
+                if _is_span(chunks, part):
+                    start = _offset(chunks, part)
+                    size = math.prod(side.stop - side.start for side in part.inside) * chunks.dtype.itemsize
+                    span = (start, start + size) if size < chunks.bytes else None
+                asked.append((part, span, remote.ask(chunks.path(part.index), span)))
+            if not asked:
+                return
+            part, span, answer = asked.popleft()
+            values = _unpacked(chunks, part.index, answer, span)
+            if values is not None:
+                sizes = tuple(side.stop - side.start for side in part.inside)
+                values = values.reshape(sizes) if span else values[part.inside]
+            yield part, values
+    finally:
+        for _, _, answer in asked:
+            answer.cancel()
+
+
+def _unpacked(
+    chunks: RawChunks, index: tuple[int, ...], answer: Future[np.ndarray | None], span: tuple[int, int] | None
+) -> np.ndarray | None:
+    """The values of a chunk in its shape, or of a span of its bytes in a row; None if it is not there."""
+    try:
+        content = answer.result()
+    except PlaceError as error:
+        raise ChunkError(index, f"cannot be read: {error.strerror}", AGAIN) from error
+    if content is None:
+        return None
+    whole = chunks.bytes + (CHECKSUM_BYTES if chunks.checksum else 0)
+    if span is not None and len(content) == whole:  # a server that knows no spans
+        content = content[slice(*span)]
+    wanted = whole if span is None else span[1] - span[0]
+    if len(content) != wanted:
+        raise ChunkError(index, f"is damaged: it has {len(content)} bytes instead of {wanted}")
+    if chunks.checksum and _checksum(content[: chunks.bytes]) != content[chunks.bytes :].tobytes():
+        raise ChunkError(index, _BAD_CHECKSUM)
+    if span is not None:
+        return content.view(chunks.dtype)
+    return content[: chunks.bytes].view(chunks.dtype).reshape(chunks.shape)
+
+
+def _fill(chunks: RawChunks, index: tuple[int, ...]) -> Any:
+    """What a missing chunk holds."""
+    if chunks.fill is None:
+        raise ChunkError(index, "is missing")
+    return chunks.fill
 
 
 def write_file(path: str, data: np.ndarray, checksum: bool) -> None:
@@ -180,7 +268,7 @@ def _read_file(chunks: RawChunks, index: tuple[int, ...], path: str, into: np.nd
     finally:
         os.close(file)
     if stored and _checksum(into) != stored:
-        raise ChunkError(index, "is damaged: its checksum (crc32c) does not fit its content")
+        raise ChunkError(index, _BAD_CHECKSUM)
     return True
 
 
@@ -208,6 +296,17 @@ def _after(buffers: list[memoryview], count: int) -> list[memoryview]:
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Values from one place to the next along each dimension."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _is_span(chunks: RawChunks, part: _Overlap) -> bool:
+    """Whether the part can be read without the rest of its chunk."""
+    return not chunks.checksum and _one_piece(part.inside, chunks.shape)
+
+
+def _offset(chunks: RawChunks, part: _Overlap) -> int:
+    """Bytes before the part in its chunk."""
+    places = zip(part.inside, _strides(chunks.shape), strict=True)
+    return sum(side.start * stride for side, stride in places) * chunks.dtype.itemsize
 
 
 def _one_piece(inside: tuple[slice, ...], shape: tuple[int, ...]) -> bool:

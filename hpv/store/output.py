@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +19,9 @@ import zarr
 from hpv.errors import DataError, InputError, OutputExistsError, StoreError
 from hpv.store.arrays import STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
 from hpv.store.locks import Lock
-from hpv.store.reading import LOCK, RESERVED, VERSION, read_header
+from hpv.store.places import ROOT, Place, output_place, place_of
+from hpv.store.reading import RESERVED, VERSION, read_header
+from hpv.store.remote import PlaceError
 
 SCRATCH = "progress"
 """Folder of what a run needs to continue; removed once the store is complete."""
@@ -33,14 +34,27 @@ class Output:
     Leaving its ``with`` block without ``finish`` keeps what was written: the same request continues it.
     """
 
-    def __init__(self, path: Path, place: Path, root: dict[str, Any], locks: list[Lock], *, complete: bool) -> None:
-        """``place``: where it is written, beside ``path`` while an older store there is being replaced."""
-        self.path = path
+    def __init__(
+        self,
+        target: Place,
+        place: Place,
+        root: dict[str, Any],
+        locks: list[Lock],
+        *,
+        complete: bool = False,
+        fresh: bool = False,
+    ) -> None:
+        """``place``: where it is written, beside ``target`` while an older store there is being replaced.
+
+        ``fresh``: nothing was written by an earlier run.
+        """
+        self.path = target.path
         self.already_complete = complete
-        self._place = place
+        self._target, self._place = target, place
         self._root = root
         self._locks = locks
-        self._group = None if complete else zarr.open_group(place, mode="r+")
+        self._group = None if complete else zarr.open_group(place.store, mode="r+")
+        self._fresh = fresh
         self._arrays: dict[str, WritableArray] = {}
         self._wanted: dict[str, Any] = {}
         self._making = threading.Lock()
@@ -54,13 +68,13 @@ class Output:
         A complete store of the same request is not touched (``already_complete``). Anything else at ``path`` is
         refused with ``OutputExistsError``; with ``overwrite``, a store of hpv is replaced when the new one is complete.
         """
-        target = _local(path)
+        target = output_place(path)
         wanted = {"format": kind, "version": VERSION, "request": json.loads(json.dumps(dict(request)))}
         locks: list[Lock] = []
         try:
             with _refusing(path):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                exchanged = (overwrite or not target.exists()) and complete_exchange(target)
+                target.prepare()
+                exchanged = _complete_exchange(target, overwrite)
                 # What was just put in its place is what this command asks for: do not make it a second time.
                 overwrite = overwrite and not (exchanged and first_difference(_header(target) or {}, wanted) is None)
                 output = cls._begin(target, wanted, overwrite, locks)
@@ -73,7 +87,7 @@ class Output:
             raise
 
     @classmethod
-    def _begin(cls, target: Path, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
+    def _begin(cls, target: Place, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
         place, found = target, _header(target)
         if found is not None:
             difference = first_difference(found, wanted)
@@ -83,31 +97,32 @@ class Output:
                 raise _exists(target, difference)
             if found.get("format") != wanted["format"]:
                 raise OutputExistsError(
-                    f"{target} is {found.get('format')}, this would be {wanted['format']}; overwriting replaces only "
-                    "its own kind. Use another path."
+                    f"{target.path} is {found.get('format')}, this would be {wanted['format']}; overwriting replaces "
+                    "only its own kind. Use another path."
                 )
             if difference is not None or found.get("complete") is True:
-                place = _beside(target, "new")
-                if found.get("complete") is not True:
-                    locks.append(Lock(target, str(target)))
-        locks.append(Lock(place, str(target)))
+                place = target.beside("new")
+                if found.get("complete") is not True or place.copied:
+                    locks.append(target.lock(target.path))
+        locks.append(place.lock(target.path))
         # Another run may have changed it before the lock was ours.
         found = _header(place)
         difference = None if found is None else first_difference(found, wanted)
-        if found is not None and difference is None and found.get("complete") is True and place == target:
+        if found is not None and difference is None and found.get("complete") is True and place is target:
             locks.pop().release(remove=True)
             return cls(target, target, found, locks, complete=True)
         if found is not None and (difference is not None or found.get("complete") is True):
-            if place == target:
+            if place is target:
                 raise _exists(target, difference or "")
-            _empty(place, wanted["format"])
+            _empty(place)
             found = None
+        fresh = found is None
         if found is None:
             found = {**wanted, "id": uuid.uuid4().hex, "complete": False, "progress": {}}
-            zarr.create_group(place, attributes=found)
+            zarr.create_group(place.store, attributes=found)
         else:
-            _remove_partial_files(place)
-        return cls(target, place, found, locks, complete=False)
+            place.tidy()
+        return cls(target, place, found, locks, fresh=fresh)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -137,8 +152,8 @@ class Output:
         origin = f"{self.path}: array {name}"
         group = self._writer()
         with self._saving(name):
-            if name in group:
-                array = open_writable(self._place, name, origin)
+            if name in self._arrays or (not self._fresh and name in group):
+                array = self._arrays.get(name) or open_writable(self._place.store, name, origin)
                 found = (array.shape[1:], str(array.dtype), array.chunks)
                 if found != wanted:
                     raise StoreError(
@@ -156,7 +171,7 @@ class Output:
         with self._making:
             if self._wanted:
                 with self._saving("new arrays"):
-                    self._arrays |= create_arrays(self._place, self._wanted, str(self.path))
+                    self._arrays |= create_arrays(self._place.store, self._wanted, str(self.path))
                 self._wanted = {}
 
     def _array(self, name: str) -> WritableArray:
@@ -172,7 +187,7 @@ class Output:
     def writer(self) -> OutputWriter:
         """Writes to the arrays that were created, also in another process while this one holds the store."""
         self._make()
-        return OutputWriter(self._place, self.path)
+        return OutputWriter(str(self._place.path), str(self.path))
 
     def read(self, name: str, selection: Selection = None, out: np.ndarray | None = None) -> np.ndarray:
         """What has been written."""
@@ -180,12 +195,13 @@ class Output:
 
     def take(self, name: str) -> np.ndarray:
         """The whole of an array that this run or an earlier one wrote."""
-        return open_writable(self._place, name, f"{self.path}: array {name}").read()
+        return open_writable(self._place.store, name, f"{self.path}: array {name}").read()
 
     def discard(self, name: str) -> None:
         """Remove a group or an array with all that is in it, if it is there."""
+        self._arrays = {other: array for other, array in self._arrays.items() if not f"{other}/".startswith(f"{name}/")}
         with self._saving(name):
-            shutil.rmtree(self._place / name, ignore_errors=not (self._place / name).exists())
+            self._place.remove(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of an array that this run created or took up."""
@@ -207,17 +223,16 @@ class Output:
             raise ValueError(f"{sorted(reserved)} are the store's own attributes")
         self._save(attributes)
 
-    def finish(self, attributes: Mapping[str, Any] | None = None) -> Path:
+    def finish(self, attributes: Mapping[str, Any] | None = None) -> Path | str:
         """Declare the store complete, put it in its place and let go of it."""
         if attributes:
             self.note(attributes)
         self._save({"complete": True, "progress": {}})
         _remove_scratch(self._place)
         with self._saving("the whole"):
-            if self._place != self.path:
-                _exchange(self._place, self.path)
-                self._locks[-1].moved(self.path)
-                self._place = self.path
+            if self._place is not self._target:
+                _exchange(self._place, self._target, self._locks[-1])
+                self._place = self._target
         self._release(remove=True)
         return self.path
 
@@ -250,31 +265,36 @@ class Output:
         while self._locks:
             self._locks.pop().release(remove=remove)
 
-    def _saving(self, name: str) -> AbstractContextManager[None]:
-        return _saving(self.path, name)
+    @contextmanager
+    def _saving(self, name: str) -> Iterator[None]:
+        with _saving(self.path, name):
+            for lock in self._locks:
+                lock.check()
+            yield
 
 
 class OutputWriter:
     """Writes to arrays of an `Output`; a pickle of it is small. Different processes write different chunks."""
 
-    def __init__(self, place: Path, path: Path) -> None:
-        self._place = place
-        self._path = path
+    def __init__(self, place: str, shown: str) -> None:
+        """``place``: where it is written; ``shown``: the output's name in messages."""
+        self._place, self._shown = place, shown
+        self._store = place_of(place).store
         self._arrays: dict[str, WritableArray] = {}
 
     def __reduce__(self) -> Any:
-        return OutputWriter, (self._place, self._path)
+        return OutputWriter, (self._place, self._shown)
 
     def write(self, name: str, selection: Selection, data: Any) -> None:
         """See `Output.write`."""
-        with _saving(self._path, name):
+        with _saving(self._shown, name):
             if name not in self._arrays:
-                self._arrays[name] = open_writable(self._place, name, f"{self._path}: array {name}")
+                self._arrays[name] = open_writable(self._store, name, f"{self._shown}: array {name}")
             self._arrays[name].write(selection, data)
 
 
 @contextmanager
-def _saving(path: Path, name: str) -> Iterator[None]:
+def _saving(shown: Path | str, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -282,7 +302,7 @@ def _saving(path: Path, name: str) -> Iterator[None]:
             what = "no space left; free some and run the same command again, it continues."
         else:
             what = f"cannot be written: {error.strerror or error}; when that is mended, run the same command again."
-        raise DataError(f"{path}: {name}: {what}") from error
+        raise DataError(f"{shown}: {name}: {what}") from error
 
 
 def save(
@@ -293,7 +313,7 @@ def save(
     *,
     request: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-) -> Path:
+) -> Path | str:
     """Write a whole store of arrays that are in memory; each is cut along its first dimension into chunks of 4 MiB."""
     with Output.begin(path, kind, request or {}, overwrite=overwrite) as output:
         if output.already_complete:
@@ -306,16 +326,9 @@ def save(
         return output.finish(attributes)
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if "://" in text or not text:
-        raise InputError(f"{text!r} is not a local path; give a folder on this machine as output.")
-    return Path(os.path.realpath(text))
-
-
-def _header(folder: Path) -> dict[str, Any] | None:
+def _header(place: Place) -> dict[str, Any] | None:
     try:
-        return read_header(folder)
+        return read_header(place)
     except StoreError as error:
         raise OutputExistsError(str(error)) from None
 
@@ -340,8 +353,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _exists(target: Path, difference: str) -> OutputExistsError:
-    return OutputExistsError(f"{target} holds something else: {difference}. Use another path, or overwrite it.")
+def _exists(target: Place, difference: str) -> OutputExistsError:
+    return OutputExistsError(f"{target.path} holds something else: {difference}. Use another path, or overwrite it.")
 
 
 @contextmanager
@@ -349,6 +362,8 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the file system before anything is written, in plain words."""
     try:
         yield
+    except PlaceError as error:
+        raise InputError(f"{os.fspath(path)}: {error.strerror}.") from error
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise DataError(f"{os.fspath(path)}: no space left; free some and run the same command again.") from error
@@ -358,63 +373,53 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(f"{target.name}.hpv-{suffix}")
-
-
-def _empty(folder: Path, kind: str) -> None:
-    """Remove what is in a folder but its lock."""
+def _empty(place: Place) -> None:
+    """Remove what is in a place but its lock."""
     # First it becomes a store of nothing: a kill on the way must leave neither a complete store nor one to continue.
-    nothing: dict[str, Any] = {
-        "format": kind,
-        "version": VERSION,
-        "request": {"removed": uuid.uuid4().hex},
-        "complete": False,
-    }
-    zarr.open_group(folder, mode="r+").attrs.put(nothing)
-    for entry in list(os.scandir(folder)):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        elif entry.name not in (LOCK, "zarr.json"):
-            os.unlink(entry.path)
-    (folder / "zarr.json").unlink()
+    attributes = zarr.open_group(place.store, mode="r+").attrs
+    attributes.put({**attributes, "request": {"removed": uuid.uuid4().hex}, "complete": False})
+    place.clear()
+    place.remove(ROOT)
 
 
-def _remove_scratch(folder: Path) -> None:
+def _remove_scratch(place: Place) -> None:
     """Of a store that is complete; before, a kill would leave notes of things that are not there."""
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    with suppress(OSError):
+        place.remove(SCRATCH)
 
 
-def _remove_partial_files(folder: Path) -> None:
-    """What a killed run was just writing."""
-    for file in folder.rglob("*.partial"):
-        file.unlink(missing_ok=True)
-
-
-def _exchange(new: Path, target: Path) -> None:
-    """Put the complete store ``new`` in the place of the old one."""
-    old = _beside(target, "old")
-    if target.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        os.rename(target, old)
-    os.rename(new, target)
-    if old.exists():
-        shutil.rmtree(old)
+def _exchange(new: Place, target: Place, lock: Lock) -> None:
+    """Put the complete store ``new``, which ``lock`` is of, in the place of the old one."""
+    new.exchange(target)
+    lock.moved(target.path)
+    if new.copied:
+        _empty(new)
 
 
 def complete_exchange(path: str | os.PathLike[str]) -> bool:
     """Finish what a run was doing that was killed after its new store was complete; whether there was such a run."""
-    target = _local(path)
-    new = _beside(target, "new")
+    return _complete_exchange(output_place(path), overwrite=True)
+
+
+def _complete_exchange(target: Place, overwrite: bool) -> bool:
+    """Finish what a run was doing that was killed after its new store was complete; whether there was such a run.
+
+    That is wanted by whoever overwrites, and by all where the old store is gone already.
+    """
+    new = target.beside("new")
     header = _header(new)
     if header is None or header.get("complete") is not True:
-        old = _beside(target, "old")
-        if old.exists() and (_header(target) or {}).get("complete") is True:
-            shutil.rmtree(old)
+        if (_header(target) or {}).get("complete") is True:
+            target.sweep()
         return False
-    lock = Lock(new, str(target))
-    _exchange(new, target)
-    lock.moved(target)
-    lock.release(remove=True)
+    half_way = new.copied and (_header(target) or {}).get("id") == header.get("id")
+    if not (overwrite or half_way or target.names() is None):
+        return False
+    locks = [target.lock(target.path)] if new.copied else []
+    try:
+        locks.append(new.lock(target.path))
+        _exchange(new, target, locks[-1])
+    finally:
+        for lock in reversed(locks):
+            lock.release(remove=True)
     return True

@@ -6,14 +6,17 @@ import difflib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import zarr
 from zarr.errors import NodeNotFoundError
 
+from hpv.addresses import is_address, without_scheme
 from hpv.errors import StoreError
 from hpv.store.arrays import StoredArray
+from hpv.store.locks import LOCK
+from hpv.store.places import ROOT, Place, place_of
+from hpv.store.remote import PlaceError, RemoteStore
 
 ACTIVATIONS, BACKGROUND, SCORES = "hpv-activations", "hpv-background", "hpv-scores"
 VERSION = 1
@@ -103,15 +106,16 @@ def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) 
 
 def open_node(path: str | os.PathLike[str]) -> zarr.Array | zarr.Group:
     """Whatever Zarr node is there; ``StoreError`` if there is none."""
-    text = os.fspath(path)
-    local = "://" not in text
-    if local and not os.path.exists(text):
+    if is_address(os.fspath(path)):
+        return _open_remote(os.fspath(path))
+    text = without_scheme(os.fspath(path))
+    if not os.path.exists(text):
         near = difflib.get_close_matches(os.path.basename(text), _siblings(text), 3)
         hint = f" Close to it there is {', '.join(near)}." if near else ""
         raise StoreError(f"{text} does not exist; check the path.{hint}")
-    if local and text.endswith(".npy") and os.path.isfile(text):
+    if text.endswith(".npy") and os.path.isfile(text):
         raise StoreError(f"{text} is an .npy file, which holds activations; this needs a store that hpv wrote.")
-    if local and os.path.isfile(text) and not text.endswith(".zip"):
+    if os.path.isfile(text) and not text.endswith(".zip"):
         raise StoreError(f"{text} is a file; give a Zarr store (a folder) or an .npy file.")
     try:
         return zarr.open(text, mode="r")
@@ -123,31 +127,52 @@ def open_node(path: str | os.PathLike[str]) -> zarr.Array | zarr.Group:
         raise StoreError(f"{text} is not a Zarr store that can be read: {error}") from error
 
 
-def read_header(folder: Path) -> dict[str, Any] | None:
+def _open_remote(address: str) -> zarr.Array | zarr.Group:
+    store = RemoteStore(address.rstrip("/"), read_only=True)
+    if address.endswith(".npy"):
+        raise StoreError(f"{address}: .npy files are read from this machine only; copy it here, or store it as Zarr.")
+    try:
+        try:
+            return zarr.open(store, mode="r")
+        except NodeNotFoundError:
+            store.names()  # a bucket that does not exist has no objects either, but is worth another message
+        raise StoreError(
+            f"{address} is not a Zarr store: there is no zarr.json, .zarray or .zgroup; check the address."
+        )
+    except PlaceError as error:
+        raise StoreError(f"{address}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{address} is not a Zarr store that can be read: {error}") from error
+
+
+def header_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What `read_header` finds at a path or an address."""
+    try:
+        return read_header(place_of(path, read_only=True))
+    except PlaceError as error:
+        raise StoreError(f"{os.fspath(path)}: {error.strerror}.") from error
+
+
+def read_header(place: Place) -> dict[str, Any] | None:
     """Root attributes of a store of hpv, complete or not; None where nothing has been written yet.
 
     ``StoreError`` for everything else that may be there.
     """
-    if not folder.exists():
-        return None
-    foreign = StoreError(f"{folder} exists and is not a store of hpv; use another path, or remove it yourself first.")
-    if not folder.is_dir():
-        raise foreign
-    if all(name == LOCK or name.endswith(".partial") for name in os.listdir(folder)):
-        return None
     try:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
-        header = metadata["attributes"]
-        kind = header["format"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        raise foreign from None
-    if kind not in _NAMES:
-        raise foreign
-    return dict(header)
+        content = place.read(ROOT)
+        if content is None and all(_is_passing(name) for name in place.names() or []):
+            return None
+        header = json.loads(content or b"")["attributes"]
+        if header["format"] in _NAMES:
+            return dict(header)
+    except (NotADirectoryError, ValueError, KeyError, TypeError):
+        pass
+    raise StoreError(f"{place.path} exists and is not a store of hpv; use another path, or remove it yourself first.")
 
 
-LOCK = ".lock"
-"""The file that a writing run holds locked; a complete store has none."""
+def _is_passing(name: str) -> bool:
+    """Whether a run that has only begun leaves such a file."""
+    return name.startswith(LOCK) or name.endswith(".partial")
 
 
 def _siblings(path: str) -> list[str]:

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpv.errors import OutputExistsError, StoreError
 from hpv.store.output import Output, first_difference
+from hpv.store.places import place_of
 from hpv.store.reading import read_header
 
 WAIT_SECONDS = 60.0
@@ -47,7 +47,7 @@ def shards_of(header: Mapping[str, Any]) -> int | None:
 
 def shard_state(out: str | os.PathLike[str], of: int) -> ShardState:
     """Which shards of an output are there."""
-    headers = {number: read_header(Path(shard_path(out, number, of))) for number in range(1, of + 1)}
+    headers = {number: read_header(place_of(shard_path(out, number, of))) for number in range(1, of + 1)}
     missing = [number for number, header in headers.items() if header is None]
     unfinished = [number for number, header in headers.items() if header and header.get("complete") is not True]
     return ShardState(of, missing, unfinished)
@@ -62,7 +62,7 @@ def join_shards(out: str | os.PathLike[str], kind: str, request: Mapping[str, An
     wanted = {**request, "shards": of}
     while True:
         try:
-            header = read_header(Path(out))
+            header = read_header(place_of(out))
         except StoreError as error:
             raise OutputExistsError(str(error)) from None
         if header is not None:
