@@ -19,7 +19,7 @@ import pytest
 import hpv
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("numpy", "numba", "zarr", "dask", "torch", "typer", "rich", "sklearn")
+HEAVY = ("numpy", "numba", "zarr", "fsspec", "dask", "torch", "typer", "rich", "sklearn")
 ASK = "import hpv.errors, hpv.kernels; print(hpv.__file__, hpv.kernels.__file__, sep='\\n')"
 
 

@@ -253,8 +253,14 @@ class WritableArray(StoredArray):
             raise self._damaged(error.index, error.reason) from error
 
     def resize(self, shape: tuple[int, ...]) -> None:
-        """Change the lengths; chunks beyond them are removed."""
-        if shape != self.shape:
+        """Change the lengths; what lies beyond them is not there any more."""
+        if shape == self.shape:
+            return
+        if isinstance(self._array.store, RemoteStore):
+            # Zarr would send a request for each chunk beyond the end, of which there are those at most that a killed
+            # run left behind.
+            sync(self._array.async_array.resize(shape, delete_outside_chunks=False))
+        else:
             self._array.resize(shape)
 
 

@@ -250,7 +250,9 @@ def _file_system(address: str) -> tuple[Any, str]:
         ) from error
     # Listings that were kept would hide what other processes did.
     options: dict[str, Any] = {"use_listings_cache": False}
-    if kind.async_impl:
+    if EXTRAS.get(protocol) == "gcs":
+        options["asynchronous"] = True  # of a loop that it is given, gcsfs says at the end that it was left too early
+    elif kind.async_impl:
         options["loop"] = _get_loop()
     if EXTRAS.get(protocol) == "s3":
         # Else s3fs asks for the size of every object before it reads it, to read large ones in parts.
@@ -284,6 +286,8 @@ def trouble(error: BaseException) -> str:
     status, said = getattr(error, "status", None), " ".join(str(error).split()) or type(error).__name__
     if _code(error) == "NoSuchBucket":
         return "the bucket does not exist; check its name, or make it first"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no such bucket or object ({said}); check the name, or make the bucket first"
     if names & {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialRetrievalError"}:
         return (
             f"no credentials ({said}); set them where the other tools for this store look for them: environment "
