@@ -229,7 +229,7 @@ def test_capture(memory: str) -> None:
 
 def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.planning.SEGMENT", 4000)
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 4000)
     monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
     ready = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
     out = f"{place}/b"
