@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from hpv.pilot import LayerEdges, Rule
 
 if TYPE_CHECKING:
     from hpv.scanning import ScanResult
+    from hpv.scores import Scores
     from hpv.sources import Activations
 
 STATE_ARRAYS = ("edges", "survivors", "missing", "lowest", "highest")
@@ -302,8 +303,14 @@ def layer_edges(background: Background) -> dict[str, LayerEdges]:
     return {name: LayerEdges(state.edges, state.form) for name, state in background.layers.items()}
 
 
-def merge(backgrounds: Sequence[Background]) -> Background:
+@overload
+def merge(backgrounds: Sequence[Background]) -> Background: ...
+@overload
+def merge(backgrounds: str | Path) -> Background | Scores: ...
+def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores:
     """Add backgrounds that were counted at the same edges: the background of all their samples together.
+
+    Or make one store of the shards beneath a path, as the command ``hpv merge`` does: the background, or the scores.
 
     >>> import numpy as np, hpv
     >>> x = np.random.default_rng(0).normal(size=(500, 3))
@@ -312,6 +319,10 @@ def merge(backgrounds: Sequence[Background]) -> Background:
     >>> int(both.samples.sum())
     500
     """
+    if isinstance(backgrounds, str | Path):
+        from hpv.sharding import merge_shards
+
+        return merge_shards(backgrounds)[0]
     parts = [backgrounds] if isinstance(backgrounds, Background) else list(backgrounds)
     if not parts:
         raise InputError("merge: no backgrounds were given; give at least one.")

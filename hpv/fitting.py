@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from hpv import streaming
-from hpv.backends import Backend, get_backend
+from hpv.backends import Backend, Counted, get_backend
 from hpv.background import Background, LayerState, count_dtype, layer_edges
 from hpv.blocks import read_block
-from hpv.errors import DataError, InputError
-from hpv.floats import convert_keys
+from hpv.errors import DataError, HpvError, InputError
+from hpv.floats import FloatFormat, convert_keys
 from hpv.pilot import Edges, LayerEdges, Rule, check_edges
 from hpv.planning import LayerPlan, Plan, plan_fit
 from hpv.proposing import propose_layer
@@ -165,16 +167,23 @@ class Checkpoint(Protocol):
     """Keeps what a fit has done, so that the same fit continues there."""
 
     def edges(self, layer: str) -> LayerEdges | None:
-        """The proposed edges of a layer, if they were kept."""
+        """The proposed edges of a layer, or of its first nodes, if they were kept."""
 
-    def keep_edges(self, layer: str, edges: LayerEdges) -> None:
-        """Keep them."""
+    def keep_edges(self, layer: str, first: int, edges: LayerEdges) -> None:
+        """Keep those of its nodes from ``first`` on, now or, if something was kept a moment ago, with a later call."""
 
-    def state(self, layer: str, walk: str) -> tuple[int, LayerTotals] | None:
-        """Steps done and counts of a layer, if they were kept of the same ``walk``."""
+    def state(self, layer: str, walk: str) -> tuple[Place, LayerTotals] | None:
+        """How far a layer is counted, and its counts, if they were kept of the same ``walk``."""
 
-    def keep_state(self, layer: str, walk: str, done: int, totals: LayerTotals) -> None:
-        """Keep them, now or, if that was done a moment ago, at a later call."""
+    def keep_state(self, layer: str, walk: str, done: Place, totals: LayerTotals) -> None:
+        """Keep them, now or, if something was kept a moment ago, with a later call."""
+
+    def save(self) -> None:
+        """Keep now what waits for a later call."""
+
+
+Place = tuple[int, int]
+"""Of a walk through a layer: the number of the tile, and the first of its samples that are not counted."""
 
 
 class LayerTotals(NamedTuple):
@@ -190,37 +199,52 @@ class LayerTotals(NamedTuple):
 
 
 def run_fit(ready: Fit, progress: streaming.Progress, checkpoint: Checkpoint | None = None) -> Background:
-    """Do what was prepared."""
+    """Do what was prepared: by threads of this process, or on Dask's active cluster where that can read the data."""
+    client = streaming.active_client()
+    if client is not None and ready.source.is_portable:
+        from hpv.cluster import fit_on_cluster
+
+        return fit_on_cluster(client, ready, progress, checkpoint)
     layers: dict[str, LayerState] = {}
     for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
         progress.start(f"fit {layer.name}", plan.bytes_read)
         layers[layer.name] = _count_layer(
-            layer, plan, _edges_of(layer, plan, ready, progress, checkpoint), ready, progress, checkpoint
+            layer, plan, edges_of(layer, plan, ready, progress, checkpoint), ready, progress, checkpoint
         )
+    return finish_fit(ready, layers)
+
+
+def finish_fit(ready: Fit, layers: Mapping[str, LayerState]) -> Background:
+    """The background of the states of all layers."""
     known = ready.source.attributes
     attributes: dict[str, Any] = {key: known[key] for key in ("model", "weights") if key in known}
-    samples = _class_sizes(ready)
-    return Background(layers, samples, ready.classes, ready.rule, ready.min_class_size, attributes)
+    return Background(dict(layers), class_sizes(ready), ready.classes, ready.rule, ready.min_class_size, attributes)
 
 
-def _class_sizes(ready: Fit) -> np.ndarray:
+def class_sizes(ready: Fit) -> np.ndarray:
+    """Samples of every class (c,)."""
     return np.bincount(ready.group, minlength=1 if ready.classes is None else len(ready.classes)).astype(np.int64)
 
 
-def _edges_of(
+def edges_of(
     layer: Layer, plan: LayerPlan, ready: Fit, progress: streaming.Progress, checkpoint: Checkpoint | None
 ) -> LayerEdges:
-    """The given edges, those that an earlier run kept, or new ones."""
+    """The given edges of a layer, those that an earlier run kept, or new ones."""
     if ready.given is not None:
         return ready.given[layer.name]
-    kept = checkpoint.edges(layer.name) if checkpoint is not None else None
-    if kept is not None:
-        progress.skip(plan.pilot_bytes)
-        return kept
     assert ready.rule is not None
-    edges = propose_layer(layer, plan, ready.rule, ready.plan.threads, progress)
+    known, keep = None, None
     if checkpoint is not None:
-        checkpoint.keep_edges(layer.name, edges)
+        known = checkpoint.edges(layer.name)
+        keep = partial(checkpoint.keep_edges, layer.name)
+    done = 0 if known is None else len(known.keys)
+    progress.skip(plan.pilot_bytes * done // plan.nodes)
+    if known is not None and done == plan.nodes:
+        return known
+    with saving(checkpoint):
+        edges = propose_layer(layer, plan, ready.rule, ready.plan.threads, progress, known, keep)
+    if keep is not None and layer.in_memory:
+        keep(0, edges)
     return edges
 
 
@@ -233,41 +257,73 @@ def _count_layer(
     checkpoint: Checkpoint | None,
 ) -> LayerState:
     """Exact survivors of every class at the edges, and the extremes."""
-    form, samples = edges.form, _class_sizes(ready)
+    form, samples = edges.form, class_sizes(ready)
     layer = windowed(layer, plan.window, plan.readers, ready.plan.threads)
-    steps = [(tile, segment) for tile in plan.tiles for segment in plan.segments]
-    walk = f"{len(plan.tiles)} tiles of {plan.tiles[0].stop}, {len(plan.segments)} segments of {plan.segments[0].stop}"
+    walk = f"{len(plan.tiles)} tiles of {plan.tiles[0].stop}"
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
-    done, totals = kept or (0, _empty_totals(len(samples), edges, int(samples.sum())))
-    for tile, segment in steps[:done]:
-        progress.skip((segment.stop - segment.start) * (tile.stop - tile.start) * plan.itemsize)
-    for tile, segment in steps[done:]:
+    (done, start), totals = kept or ((0, 0), empty_totals(len(samples), edges, int(samples.sum())))
+    progress.skip(_counted_bytes(plan, done, start))
+    for number, tile in enumerate(plan.tiles[done:], done):
         # Values of another format are compared exactly with edges moved up to the next number of that format.
         keys = convert_keys(edges.keys[tile], form, layer.form)
-        counts = _count_segment(layer, plan, tile, segment, keys, len(samples), ready, progress)
-        totals.survivors[:, tile] += counts.survivors.astype(totals.survivors.dtype, copy=False)
-        totals.counted[:, tile] += counts.counted
-        totals.seen[:, tile] += counts.seen[:, None]
-        # An extreme between two numbers of the background's format moves down: what lies above it stays above.
-        low = convert_keys(counts.lowest, layer.form, form, down=True)
-        high = convert_keys(counts.highest, layer.form, form, down=True)
-        totals.lowest[tile] = np.minimum(totals.lowest[tile], low)
-        totals.highest[tile] = np.maximum(totals.highest[tile], high)
-        done += 1
-        if checkpoint is not None:
-            checkpoint.keep_state(layer.name, walk, done, totals)
+        while start < plan.samples:
+            segment = slice(start, next(one.stop for one in plan.segments if one.stop > start))
+            with saving(checkpoint):
+                stop, counts = _count_segment(layer, plan, tile, segment, keys, len(samples), ready, progress)
+            _add_counts(totals, tile, counts, layer.form, form)
+            start = stop
+            if checkpoint is not None:
+                checkpoint.keep_state(layer.name, walk, (number, start), totals)
+        start = 0
+    return finish_layer(layer.name, edges, totals, samples)
+
+
+def finish_layer(name: str, edges: LayerEdges, totals: LayerTotals, samples: np.ndarray) -> LayerState:
+    """The state of a layer that has seen all ``samples`` (c,); ``DataError`` if it has not."""
     gaps = totals.seen != samples[:, None]
     if gaps.any():
         node = int(np.flatnonzero(gaps.any(axis=0))[0])
         raise DataError(
-            f"layer {layer.name}: node {node} has seen {int(totals.seen[:, node].sum())} of {int(samples.sum())} "
+            f"layer {name}: node {node} has seen {int(totals.seen[:, node].sum())} of {int(samples.sum())} "
             "samples; part of the work was lost, fit it again."
         )
     missing = (totals.seen - totals.counted).astype(totals.survivors.dtype)
-    return LayerState(form, edges.keys, totals.survivors, missing, totals.lowest, totals.highest)
+    return LayerState(edges.form, edges.keys, totals.survivors, missing, totals.lowest, totals.highest)
 
 
-def _empty_totals(classes: int, edges: LayerEdges, samples: int) -> LayerTotals:
+@contextmanager
+def saving(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Where this is stopped, or fails, all that was done before it is kept."""
+    try:
+        yield
+    except BaseException:
+        if checkpoint is not None:
+            with suppress(HpvError):  # the first error is the one to tell of
+                checkpoint.save()
+        raise
+
+
+def _counted_bytes(plan: LayerPlan, tiles: int, samples: int) -> int:
+    """Of the first tiles, and of the first samples of the next one."""
+    whole = sum(tile.stop - tile.start for tile in plan.tiles[:tiles]) * plan.samples
+    rest = sum(tile.stop - tile.start for tile in plan.tiles[tiles : tiles + 1]) * samples
+    return (whole + rest) * plan.itemsize
+
+
+def _add_counts(totals: LayerTotals, tile: slice, counts: Counted, ours: FloatFormat, form: FloatFormat) -> None:
+    """Add what was counted of a tile, of values in a format of ``ours``, to totals in another."""
+    totals.survivors[:, tile] += counts.survivors.astype(totals.survivors.dtype, copy=False)
+    totals.counted[:, tile] += counts.counted
+    totals.seen[:, tile] += counts.seen[:, None]
+    # An extreme between two numbers of the background's format moves down: what lies above it stays above.
+    low = convert_keys(counts.lowest, ours, form, down=True)
+    high = convert_keys(counts.highest, ours, form, down=True)
+    totals.lowest[tile] = np.minimum(totals.lowest[tile], low)
+    totals.highest[tile] = np.maximum(totals.highest[tile], high)
+
+
+def empty_totals(classes: int, edges: LayerEdges, samples: int) -> LayerTotals:
+    """Counts of nothing."""
     (nodes, count), form = edges.keys.shape, edges.form
     return LayerTotals(
         np.zeros((classes, nodes, count), count_dtype(samples)),
@@ -287,24 +343,35 @@ def _count_segment(
     classes: int,
     ready: Fit,
     progress: streaming.Progress,
-) -> Any:
-    """Counts of one tile of nodes over one range of samples, by as many tasks as there are threads."""
+) -> tuple[int, Counted]:
+    """Counted of one tile of nodes over one range of samples, by as many tasks as there are threads.
+
+    Only so much of the range as can be counted until the next checkpoint: the sample where it ended comes first.
+    """
     counter = ready.backend.make_counter(keys, layer.form)
     buffers = streaming.Buffers()
     width = (tile.stop - tile.start) * layer.form.key.itemsize
 
     threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.least))
-    parts = streaming.Queue(segment, plan.block, plan.least, threads)
+    parts = streaming.Queue(segment, plan.block, plan.least, threads, streaming.CHECKPOINT_SECONDS)
 
-    def task(_: int) -> Any:
+    done: list[slice] = []
+
+    def task(_: int) -> Counted:
         accumulator = ready.backend.start_counts(counter, classes, layer.form)
         for part in parts:
             block = read_block(layer, part, tile, buffers)
             ready.backend.add_counts(accumulator, block.bits, block.first, ready.group[part])
+            done.append(part)
             progress.advance((part.stop - part.start) * width)
         return ready.backend.finish_counts(accumulator)
 
     first, *others = streaming.run(task, range(threads), threads)
     for other in others:
         first.add(other)
-    return first
+    lost = streaming.first_gap(slice(segment.start, parts.start), done)
+    if lost is not None:
+        raise DataError(
+            f"layer {layer.name}: sample {lost} was not counted once; part of the work was lost, fit it again."
+        )
+    return parts.start, first

@@ -23,6 +23,8 @@ class Layer:
 
     in_memory = False
     """``read`` gives views and needs no buffer."""
+    is_portable = False
+    """A pickle of it is small, and reads the same values in another process that sees the same files."""
 
     def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
         """``array``: anything with a shape of at least two dimensions."""
@@ -69,6 +71,10 @@ class Layer:
         """Names the data in the request of an output."""
         return {"shape": list(self._full_shape), "dtype": self.form.name}
 
+    def part(self, rows: slice) -> Layer:
+        """Consecutive samples of it."""
+        return PartLayer(self, rows)
+
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """A block (samples, nodes) in ``form.storage``, each row's values side by side.
 
@@ -109,6 +115,13 @@ class ArrayLayer(Layer):
         plain = array.ndim == 2 and array.dtype == form.storage and array.dtype.isnative
         side_by_side = array.shape[1] == 1 or array.strides[1] == array.itemsize
         self.in_memory = file is None and plain and side_by_side
+        self.is_portable = file is not None
+
+    def __reduce__(self) -> Any:
+        """A file goes by its path."""
+        if self._file is None:
+            return super().__reduce__()
+        return _map_again, (self.name, self.origin, self.form, self._file)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -133,6 +146,7 @@ class StoredLayer(Layer):
     ) -> None:
         super().__init__(name, origin, array, form)
         self._stored = array
+        self.is_portable = array.is_portable
         self._store = store or {"path": absolute_path(origin)}
 
     @property
@@ -183,7 +197,17 @@ class TensorLayer(Layer):
 
 
 class DaskLayer(Layer):
-    """A Dask array, computed block by block in the thread that reads."""
+    """A Dask array, computed block by block in the thread that reads; what is persisted is fetched from the cluster."""
+
+    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+        super().__init__(name, origin, array, form)
+        distributed = sys.modules.get("distributed")
+        self.is_portable = distributed is None or not distributed.futures_of(array)
+
+    def part(self, rows: slice) -> Layer:
+        """Consecutive samples, with only their share of the graph."""
+        (array,) = sys.modules["dask"].optimize(self._array[rows])
+        return DaskLayer(self.name, self.origin, array, self.form)
 
     @property
     def chunks(self) -> tuple[int, int] | None:
@@ -198,15 +222,20 @@ class DaskLayer(Layer):
 
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         # The caller decides what runs at the same time.
-        block = np.asarray(self._array[selection].compute(scheduler="synchronous"))
+        block = np.asarray(self._array[selection].compute(scheduler="synchronous" if self.is_portable else None))
         return block if block.ndim > 2 else _contiguous(block, self.form, out)
+
+
+def _map_again(name: str, origin: str, form: FloatFormat, file: dict[str, Any]) -> ArrayLayer:
+    return ArrayLayer(name, origin, np.load(file["path"], mmap_mode="r", allow_pickle=False), form, file)
 
 
 class PartLayer(Layer):
     """Consecutive samples of another layer."""
 
     def __init__(self, whole: Layer, rows: slice) -> None:
-        self.name, self.origin, self.form, self.in_memory = whole.name, whole.origin, whole.form, whole.in_memory
+        self.name, self.origin, self.form = whole.name, whole.origin, whole.form
+        self.in_memory, self.is_portable = whole.in_memory, whole.is_portable
         self._whole, self._start, self._samples = whole, rows.start, rows.stop - rows.start
 
     @property

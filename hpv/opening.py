@@ -15,10 +15,11 @@ import numpy as np
 from hpv import streaming
 from hpv.background import Background, LayerState, merge
 from hpv.errors import DataError, InputError, StoreError
-from hpv.fitting import Fit, LayerTotals, run_fit
+from hpv.fitting import Fit, LayerTotals, Place, run_fit
 from hpv.floats import FORMATS, FloatFormat, from_keys, to_keys
 from hpv.pilot import LayerEdges, Rule
-from hpv.store import ACTIVATIONS, BACKGROUND, SCORES, Output, Store, escape, open_store
+from hpv.proposing import stack
+from hpv.store import ACTIVATIONS, BACKGROUND, SCORES, SCRATCH, Output, Store, escape, open_store
 
 if TYPE_CHECKING:
     from hpv.scores import Scores
@@ -66,7 +67,7 @@ def save_background(background: Background, path: str | Path, *, overwrite: bool
     request = {"command": "save", "fingerprint": background.fingerprint}
     with Output.begin(path, BACKGROUND, request, overwrite=overwrite) as output:
         if not output.already_complete:
-            _write(output, background)
+            write_background(output, background)
 
 
 def fit_to_store(
@@ -76,11 +77,11 @@ def fit_to_store(
 
     A run that was interrupted is continued by the same call.
     """
-    with Output.begin(out, BACKGROUND, _fit_request(ready), overwrite=overwrite) as output:
+    with Output.begin(out, BACKGROUND, fit_request(ready), overwrite=overwrite) as output:
         if output.already_complete:
             return load_background(open_store(out, BACKGROUND)), True
-        background = run_fit(ready, progress or streaming.Quiet(), _Checkpoint(output))
-        _write(output, background)
+        background = run_fit(ready, progress or streaming.Quiet(), FitCheckpoint(output))
+        write_background(output, background)
     return background, False
 
 
@@ -98,11 +99,11 @@ def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool
     with Output.begin(out, BACKGROUND, request, overwrite=overwrite) as output:
         if output.already_complete:
             return load_background(open_store(out, BACKGROUND)), True
-        _write(output, merged)
+        write_background(output, merged)
     return merged, False
 
 
-def _fit_request(ready: Fit) -> dict[str, Any]:
+def fit_request(ready: Fit) -> dict[str, Any]:
     """What a fit is asked for; two requests that are equal give equal backgrounds."""
     request: dict[str, Any] = {"command": "fit", "activations": ready.source.identity}
     if ready.given is None:
@@ -123,7 +124,7 @@ def digest(*arrays: np.ndarray) -> str:
     return found.hexdigest()[:16]
 
 
-def _write(output: Output, background: Background) -> None:
+def write_background(output: Output, background: Background) -> None:
     """The mergeable state of every layer, and what describes it."""
     for name, state in background.layers.items():
         arrays = {array: getattr(state, array) for array in (field.name for field in fields(LayerState)[1:])}
@@ -134,7 +135,6 @@ def _write(output: Output, background: Background) -> None:
     _write_array(output, "samples", background.samples)
     if background.classes is not None:
         _write_array(output, "classes", background.classes)
-    output.discard("progress")
     output.finish(
         {
             "layers": [
@@ -160,54 +160,80 @@ def _write_array(output: Output, name: str, values: np.ndarray) -> None:
         output.write(name, None, values)
 
 
-class _Checkpoint:
-    """Keeps the edges of every layer, and the counts of the layer at work in one of two places in turn."""
+class FitCheckpoint:
+    """Keeps edges as they are found, and the counts of a layer in one of two places in turn."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self.written = time.monotonic()
+        self.saved = time.monotonic()
+        self.waiting_edges: dict[str, list[tuple[int, LayerEdges]]] = {}
+        self.waiting_states: dict[str, tuple[str, Place, LayerTotals]] = {}
 
     def edges(self, layer: str) -> LayerEdges | None:
         """See `hpv.fitting.Checkpoint`."""
-        name = self.output.progress.get("edges", {}).get(layer)
-        if name is None:
+        kept = self.output.progress.get("edges", {}).get(layer)
+        if kept is None:
             return None
-        form = FORMATS[name]
-        keys = to_keys(self._read(f"progress/{escape(layer)}/edges"), form)
-        return LayerEdges(_unused_for_nan(keys, form), form)
+        form = FORMATS[kept["form"]]
+        parts = [to_keys(self.output.take(_edges_from(layer, first)), form) for first in kept["parts"]]
+        return LayerEdges(_unused_for_nan(stack(parts, form), form), form)
 
-    def keep_edges(self, layer: str, edges: LayerEdges) -> None:
+    def keep_edges(self, layer: str, first: int, edges: LayerEdges) -> None:
         """See `hpv.fitting.Checkpoint`."""
-        self._write(f"progress/{escape(layer)}/edges", edges.values)
-        progress = self.output.progress
-        self.output.checkpoint({**progress, "edges": {**progress.get("edges", {}), layer: edges.form.name}})
+        self.waiting_edges.setdefault(layer, []).append((first, edges))
+        self._save_in_time()
 
-    def state(self, layer: str, walk: str) -> tuple[int, LayerTotals] | None:
+    def state(self, layer: str, walk: str) -> tuple[Place, LayerTotals] | None:
         """See `hpv.fitting.Checkpoint`."""
         kept = self.output.progress.get("states", {}).get(layer)
         if kept is None or kept["walk"] != walk:
             return None
-        folder = f"progress/{escape(layer)}/{kept['place']}"
-        return kept["done"], LayerTotals(*(self._read(f"{folder}/{name}") for name in LayerTotals._fields))
+        folder = _state_in(layer, kept["place"])
+        totals = LayerTotals(*(self.output.take(f"{folder}/{name}") for name in LayerTotals._fields))
+        return (kept["tile"], kept["samples"]), totals
 
-    def keep_state(self, layer: str, walk: str, done: int, totals: LayerTotals) -> None:
+    def keep_state(self, layer: str, walk: str, done: Place, totals: LayerTotals) -> None:
         """See `hpv.fitting.Checkpoint`."""
-        if time.monotonic() - self.written < streaming.CHECKPOINT_SECONDS:
-            return
+        self.waiting_states[layer] = (walk, done, totals)
+        self._save_in_time()
+
+    def save(self) -> None:
+        """See `hpv.fitting.Checkpoint`."""
         progress = self.output.progress
-        states = progress.get("states", {})
-        place = 1 - states.get(layer, {"place": 1})["place"]
-        for name, values in totals._asdict().items():
-            self._write(f"progress/{escape(layer)}/{place}/{name}", values)
-        states = {**states, layer: {"walk": walk, "done": done, "place": place}}
-        self.output.checkpoint({**progress, "states": states})
-        self.written = time.monotonic()
+        edges, states = dict(progress.get("edges", {})), dict(progress.get("states", {}))
+        for layer, found in self.waiting_edges.items():
+            edges[layer] = self._write_edges(layer, found, edges.get(layer, {}).get("parts", []))
+        for layer, (walk, (tile, samples), totals) in self.waiting_states.items():
+            place = 1 - states.get(layer, {"place": 1})["place"]
+            for name, values in totals._asdict().items():
+                _write_array(self.output, f"{_state_in(layer, place)}/{name}", values)
+            states[layer] = {"walk": walk, "tile": tile, "samples": samples, "place": place}
+        self.output.checkpoint({**progress, "edges": edges, "states": states})
+        self.waiting_edges, self.waiting_states, self.saved = {}, {}, time.monotonic()
 
-    def _write(self, name: str, values: np.ndarray) -> None:
-        _write_array(self.output, name, values)
+    def _save_in_time(self) -> None:
+        if time.monotonic() - self.saved >= streaming.CHECKPOINT_SECONDS:
+            self.save()
 
-    def _read(self, name: str) -> np.ndarray:
-        return self.output.take(name)
+    def _write_edges(self, layer: str, found: list[tuple[int, LayerEdges]], parts: list[int]) -> dict[str, Any]:
+        """Put the edges of further nodes beside those of the ``parts`` that are kept; what is to be noted of them."""
+        first, form = found[0][0], found[0][1].form
+        edges = LayerEdges(stack([edges.keys for _, edges in found], form), form)
+        name = _edges_from(layer, first)
+        self.output.discard(name)  # of a run that was killed before it noted them
+        _write_array(self.output, name, edges.values)
+        parts = [part for part in parts if part < first]  # a save that is interrupted is done again
+        return {"form": form.name, "parts": [*parts, first], "nodes": first + len(edges.keys)}
+
+
+def _edges_from(layer: str, first: int) -> str:
+    """Where edges of the nodes from ``first`` on are kept."""
+    return f"{SCRATCH}/{escape(layer)}/edges/{first}"
+
+
+def _state_in(layer: str, place: int) -> str:
+    """Where counts on the way are kept."""
+    return f"{SCRATCH}/{escape(layer)}/{place}"
 
 
 # --- reading ---

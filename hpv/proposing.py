@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import numpy as np
 
 from hpv import streaming
 from hpv.blocks import Block, in_place, read_block
+from hpv.floats import FloatFormat
 from hpv.kernels.coding import padded_rows
 from hpv.kernels.lanes import ROWS
 from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
@@ -55,24 +57,57 @@ def edges(
     return Edges(found, rule)
 
 
-def propose_layer(layer: Layer, plan: LayerPlan, rule: Rule, threads: int, progress: streaming.Progress) -> LayerEdges:
-    """Inner edges of a layer, tile of nodes after tile of nodes."""
+def propose_layer(
+    layer: Layer,
+    plan: LayerPlan,
+    rule: Rule,
+    threads: int,
+    progress: streaming.Progress,
+    known: LayerEdges | None = None,
+    keep: Callable[[int, LayerEdges], None] | None = None,
+) -> LayerEdges:
+    """Inner edges of a layer, tile of nodes after tile of nodes.
+
+    ``known``: those of its first nodes. ``keep`` is given the number of a node and the edges from it on as they are
+    found, where they are found in order: of layers that are read.
+    """
     pilot = _Pilot(windowed(layer, plan.pilot_window, plan.readers, threads), plan, rule, progress)
+    nodes = layer.shape[1]
     if layer.in_memory:  # small tiles of its own for every thread
-        nodes, largest = layer.shape[1], pilot.cached_nodes
+        largest = pilot.cached_nodes
         tiles = streaming.Queue(slice(0, nodes), largest, min(largest, LEAST_TILE), threads)
 
-        def task(_: int) -> list[tuple[slice, np.ndarray]]:
-            return [(tile, pilot.propose(tile)) for tile in tiles]
+        def task(_: int) -> list[tuple[int, np.ndarray]]:
+            return [(tile.start, pilot.propose(tile)) for tile in tiles]
 
         threads = min(threads, -(-nodes // LEAST_TILE))
-        parts = [part for several in streaming.run(task, range(threads), threads) for part in several]
+        found = [part for several in streaming.run(task, range(threads), threads) for part in several]
+        parts = [part for _, part in sorted(found, key=lambda one: one[0])]
     else:  # what is read is read once: all threads at the same tile
-        parts = [(tile, pilot.propose(tile, threads)) for tile in plan.pilot_tiles]
-    keys = np.full((layer.shape[1], max(part.shape[1] for _, part in parts)), layer.form.unused, layer.form.key)
-    for tile, part in parts:
-        keys[tile, : part.shape[1]] = part
-    return LayerEdges(keys, layer.form)
+        parts = [] if known is None else [known.keys]
+        done = sum(map(len, parts))
+        for tile in plan.pilot_tiles:
+            first = max(tile.start, done)
+            if first < tile.stop:
+                parts.append(pilot.propose(slice(first, tile.stop), threads))
+                if keep is not None:
+                    keep(first, LayerEdges(parts[-1], layer.form))
+    return LayerEdges(stack(parts, layer.form), layer.form)
+
+
+def propose_tile(layer: Layer, plan: LayerPlan, rule: Rule, tile: slice) -> np.ndarray:
+    """Inner edge keys (nodes, edges) of one tile of a layer's nodes."""
+    return _Pilot(windowed(layer, plan.pilot_window, plan.readers, 1), plan, rule, streaming.Quiet()).propose(tile)
+
+
+def stack(parts: Sequence[np.ndarray], form: FloatFormat) -> np.ndarray:
+    """Inner edge keys (nodes, edges) of all parts, filled up to the most edges that any of them has."""
+    keys = np.full((sum(map(len, parts)), max(part.shape[1] for part in parts)), form.unused, form.key)
+    at = 0
+    for part in parts:
+        keys[at : at + len(part), : part.shape[1]] = part
+        at += len(part)
+    return keys
 
 
 class _Pilot:
@@ -112,12 +147,7 @@ class _Pilot:
             streaming.run(lambda _: [read(number) for number in queue], range(threads), threads)
             found = streaming.run(place, streaming.split(blocks, threads, 1), threads)
             parts = [part for several in found for part in several]
-        edges = np.full((tile.stop - tile.start, max(part.shape[1] for part in parts)), form.unused, form.key)
-        at = 0
-        for part in parts:
-            edges[at : at + len(part), : part.shape[1]] = part
-            at += len(part)
-        return edges
+        return stack(parts, form)
 
     def _read(self, tile: slice, packed: np.ndarray, numbers: slice) -> None:
         pieces = self.pieces[numbers]

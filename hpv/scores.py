@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpv import streaming
+from hpv.backends import get_backend
 from hpv.background import Background
-from hpv.errors import HpvError, HpvWarning, InputError
+from hpv.errors import DataError, HpvError, HpvWarning, InputError
 from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import SCORE_CHUNK
 from hpv.pvalues import outward, range_tables
 from hpv.scanning import Scored, join, subset_nodes
 from hpv.scoring import Results, Score, run_score
-from hpv.store import SCORES, STRINGS, Output, Store, StoredArray, escape, open_store
+from hpv.store import SCORES, STRINGS, Output, OutputWriter, Store, StoredArray, escape, open_store
 from hpv.tiling import kept_chunks
 
 COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
@@ -142,10 +145,18 @@ class Scores:
 
 
 def write_scores(
-    ready: Score, out: str | Path, keep: Sequence[str], overwrite: bool, progress: streaming.Progress
+    ready: Score,
+    out: str | Path,
+    keep: Sequence[str],
+    overwrite: bool,
+    progress: streaming.Progress,
+    request: Mapping[str, Any] | None = None,
 ) -> Scores:
-    """Score into a store; an interrupted run is continued by the same call."""
-    with Output.begin(out, SCORES, _request(ready, keep), overwrite=overwrite) as output:
+    """Score into a store; an interrupted run is continued by the same call.
+
+    ``request``: what the store is asked to hold (default: all that is scored).
+    """
+    with Output.begin(out, SCORES, request or score_request(ready, keep), overwrite=overwrite) as output:
         if not output.already_complete:
             missing = _Writer(output, ready, keep).run(progress)
             if missing:
@@ -159,7 +170,8 @@ def write_scores(
     return Scores(open_store(out, SCORES), done)
 
 
-def _request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+def score_request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+    """What a score is asked for; two requests that are equal give equal scores."""
     options = ready.options
     request = {
         "command": "score",
@@ -198,6 +210,15 @@ def _attributes(ready: Score) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def create_array(output: Output, name: str, shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+    """An array with a value for each sample, or for each sample and node; the shape of its chunks."""
+    chunks: tuple[int, ...] = (min(shape[0], SCORE_CHUNK),)
+    if len(shape) == 2:
+        chunks = kept_chunks(shape[1], shape[0], np.dtype(dtype).itemsize)
+    output.create(name, shape, dtype, chunks, ["sample", "node"][: len(shape)])
+    return chunks
+
+
 class _Writer:
     """Creates the arrays of a score store and fills them range by range."""
 
@@ -208,37 +229,30 @@ class _Writer:
         self.waiting: list[tuple[slice, Results, int]] = []
         self.written = time.monotonic()
         samples = ready.source.samples
-        chunk = min(samples, SCORE_CHUNK)
         for kind in ready.options.kinds:
             for name, dtype in COLUMNS.items():
-                output.create(_folder(*kind) + name, (samples,), dtype, (chunk,), ["sample"])
+                create_array(output, _folder(*kind) + name, (samples,), dtype)
         if ready.options.against == "own":
-            output.create("own", (samples,), "i8", (chunk,), ["sample"])
+            create_array(output, "own", (samples,), "i8")
             output.write("own", None, _own_labels(ready))
         if ready.source.ids is not None:
-            output.create("ids", (samples,), STRINGS, (chunk,), ["sample"])
+            create_array(output, "ids", (samples,), STRINGS)
             output.write("ids", None, ready.source.ids)
         for plan, name in zip(ready.plan.layers, ready.pairs, strict=True):
             shape = (samples, plan.nodes)
-            names = ["sample", "node"]
             if "codes" in self.keep:
-                output.create(f"codes/{escape(name)}", shape, "u1", kept_chunks(plan.nodes, samples), names)
+                create_array(output, f"codes/{escape(name)}", shape, "u1")
             if "ranges" in self.keep:
-                chunks = kept_chunks(plan.nodes, samples, 4)
                 for tail in ready.options.tails:
                     for end in ("pmin", "pmax"):
-                        output.create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4", chunks, names)
-        self.tables = {}
-        if "ranges" in self.keep:
-            for name in ready.pairs:
-                closed = ready.background.closed(name)
-                for tail in ready.options.tails:
-                    self.tables[tail, name] = outward(*range_tables(closed.survivors, closed.counted, tail))
+                        create_array(output, f"ranges/{tail}/{escape(name)}/{end}", shape, "f4")
 
     def run(self, progress: streaming.Progress) -> int:
         """Score what is not scored yet; the number of NaN among all values."""
         start = int(self.output.progress.get("samples", 0))
-        blocks = self.write_block if self.keep else None
+        blocks = None
+        if self.keep:
+            blocks = KeptBlocks(self.output.writer(), self.ready).at(0, self.ready.background)
         try:
             run_score(self.ready, progress, self.take_scores, blocks, start)
         except BaseException:
@@ -246,7 +260,10 @@ class _Writer:
                 self.write_scores()
             raise
         self.write_scores()
-        return int(self.output.progress.get("missing", 0))
+        done = self.output.progress
+        if done["samples"] != self.ready.source.samples:
+            raise self.lost(done["samples"])
+        return int(done["missing"])
 
     def take_scores(self, samples: slice, results: Results, missing: int) -> None:
         """Keep the scores of a finished range, and write them when a chunk is full or some time has passed."""
@@ -261,6 +278,9 @@ class _Writer:
             return
         parts, (first, _, _), (last, _, _) = self.waiting, self.waiting[0], self.waiting[-1]
         samples = slice(first.start, last.stop)
+        done = int(self.output.progress.get("samples", 0))
+        if samples.start != done or any(a.stop != b.start for (a, *_), (b, *_) in pairwise(parts)):
+            raise self.lost(done)
 
         def write(kind: tuple[str, str, str]) -> None:
             scored = join([results[kind] for _, results, _ in parts])
@@ -272,29 +292,68 @@ class _Writer:
         self.output.checkpoint({"samples": samples.stop, "missing": missing})
         self.waiting, self.written = [], time.monotonic()
 
-    def write_block(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
-        """Keep the codes of a block, and the ranges that follow from them."""
-        if "codes" in self.keep:
-            self.output.write(f"codes/{escape(layer)}", (samples, nodes), codes)
-        for (tail, name), tables in self.tables.items():
-            if name == layer:
-                part = tuple(np.ascontiguousarray(table[:, nodes]) for table in tables)
-                self.write_ranges(f"ranges/{tail}/{escape(layer)}", samples, nodes, codes, group, part)
+    def lost(self, done: int) -> DataError:
+        """What is to be said where samples were left out."""
+        return DataError(
+            f"{self.output.path}: not every sample from {done} to {self.ready.source.samples - 1} was scored once; "
+            "part of the work was lost, run the same command again."
+        )
 
-    def write_ranges(
-        self, folder: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray,
-        tables: tuple[np.ndarray, ...],
-    ) -> None:  # fmt: skip
+
+class KeptBlocks:
+    """Keeps the codes of blocks, and the ranges that follow from them. Without a background it is light to send."""
+
+    def __init__(self, writer: OutputWriter, ready: Score) -> None:
+        self.writer, self.keep, self.tails, self.samples = writer, ready.keep, ready.options.tails, ready.source.samples
+        self.first = 0
+        """Sample of the store that the samples of blocks are counted from."""
+        self.background: Background | None = None
+        self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+
+    def chunk_rows(self, nodes: int) -> int:
+        """Samples of the tallest chunk of a layer with so many nodes: ranges from its multiples on share no chunk.
+
+        Chunks have a power of two of samples, or all of them.
+        """
+        sizes = [size for size, kind in ((1, "codes"), (4, "ranges")) if kind in self.keep]
+        return max(kept_chunks(nodes, self.samples, size)[0] for size in sizes)
+
+    def at(self, first: int, background: Background | None) -> KeptBlocks:
+        """The same for blocks whose samples are counted from ``first`` on."""
+        other = copy(self)
+        other.first, other.background, other.tables = first, background, {}
+        return other
+
+    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
+        """Keep what was made of a block."""
+        samples = slice(self.first + samples.start, self.first + samples.stop)
+        if "codes" in self.keep:
+            self.writer.write(f"codes/{escape(layer)}", (samples, nodes), codes)
+        if "ranges" in self.keep:
+            for tail in self.tails:
+                self._write_ranges(layer, tail, samples, nodes, codes, group)
+
+    def _write_ranges(
+        self, layer: str, tail: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray
+    ) -> None:
         """Keep the ranges of one tail, a chunk's samples at a time."""
+        low, high = (np.ascontiguousarray(table[:, nodes]) for table in self._range_tables(layer, tail))
         width = codes.shape[1]
-        step = kept_chunks(width, self.ready.source.samples, 4)[0]
+        step = kept_chunks(width, self.samples, 4)[0]
         for rows in streaming.blocks(samples, step):
             inside = slice(rows.start - samples.start, rows.stop - samples.start)
             shape = (rows.stop - rows.start, width)
             out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
-            self.ready.scanner.backend.look_up_ranges(codes[inside], group[inside], tables, out)
+            get_backend("auto").look_up_ranges(codes[inside], group[inside], (low, high), out)
             for end, values in zip(("pmin", "pmax"), out, strict=True):
-                self.output.write(f"{folder}/{end}", (rows, nodes), values)
+                self.writer.write(f"ranges/{tail}/{escape(layer)}/{end}", (rows, nodes), values)
+
+    def _range_tables(self, layer: str, tail: str) -> tuple[np.ndarray, np.ndarray]:
+        assert self.background is not None
+        if (tail, layer) not in self.tables:
+            closed = self.background.closed(layer)
+            self.tables[tail, layer] = outward(*range_tables(closed.survivors, closed.counted, tail))
+        return self.tables[tail, layer]
 
 
 def _own_labels(ready: Score) -> np.ndarray:

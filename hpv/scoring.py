@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from hpv import streaming
 from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
 from hpv.blocks import Block, read_block
-from hpv.errors import HpvWarning, InputError
+from hpv.errors import DataError, HpvWarning, InputError
 from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
 from hpv.planning import SCORE_CHUNK, TALLY_SHARE, LayerPlan, Plan, plan_score
@@ -32,7 +32,20 @@ KEPT_NODES = 65_536
 KEEP = ("codes", "ranges")
 
 Results = Mapping[Kind, Scored]
-WriteCodes = Callable[[str, slice, slice, np.ndarray, np.ndarray], None]
+WriteScores = Callable[[slice, Results, int], None]
+
+
+class WriteCodes(Protocol):
+    """Keeps what was made of a block."""
+
+    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray, /) -> None:
+        """Codes (s, n) of samples and nodes of a layer, and the groups (s,) that answer for the samples."""
+
+    def chunk_rows(self, nodes: int) -> int:
+        """Ranges of samples that start at multiples of this, of a layer with so many nodes, may be kept at once."""
+
+    def at(self, first: int, background: Background | None) -> WriteCodes:
+        """The same for blocks whose samples are counted from ``first`` on; without a background it is light to send."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,8 @@ class Score:
     pairs: dict[str, str]
     """Layer of the activations for each layer of the background."""
     options: ScanOptions
+    keep: tuple[str, ...]
+    """``codes`` and ``ranges``, or one, or none of them."""
     group: np.ndarray
     """Group of every sample that its own class answers for."""
     plan: Plan
@@ -91,13 +106,30 @@ def prepare_score(
     check_weights(background, source)
     group = group_samples(background, source, labels, against)
     scanner = Scanner(background, options, get_backend(backend))
-    levels = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2
-    plan = plan_score(
-        background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
+    plan = _plan(scanner, source, pairs, keep, memory, threads)
+    return Score(full, background, source, pairs, options, keep, group, plan, scanner)
+
+
+def _plan(
+    scanner: Scanner, source: Activations, pairs: dict[str, str], keep: Sequence[str], memory: int | str | None,
+    threads: int | None,
+) -> Plan:  # fmt: skip
+    levels, options = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2, scanner.options
+    return plan_score(
+        scanner.background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
         kept=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
         memory=memory, threads=threads, levels=levels, groups=len(scanner.targets),
     )  # fmt: skip
-    return Score(full, background, source, pairs, options, group, plan, scanner)
+
+
+def part_of_score(
+    background: Background, source: Activations, pairs: dict[str, str], options: ScanOptions, keep: tuple[str, ...],
+    group: np.ndarray, memory: int,
+) -> Score:  # fmt: skip
+    """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
+    scanner = Scanner(background, options, get_backend("auto"))
+    plan = _plan(scanner, source, pairs, keep, memory, 1)
+    return Score(background, background, source, pairs, options, keep, group, plan, scanner)
 
 
 def _several(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +175,7 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
 def run_score(
     ready: Score,
     progress: streaming.Progress,
-    write: Callable[[slice, Results, int], None],
+    write: WriteScores,
     write_codes: WriteCodes | None = None,
     start: int = 0,
 ) -> None:
@@ -152,7 +184,14 @@ def run_score(
     ``write`` is given samples, results and the number of NaN among their values, in order of the samples.
 
     ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
+    Where a Dask cluster is active and can read the data, its workers do this, with copies of ``write_codes``.
     """
+    client = streaming.active_client()
+    if client is not None and ready.source.is_portable:
+        from hpv.cluster import score_on_cluster
+
+        score_on_cluster(client, ready, progress, write, write_codes, start)
+        return
     walk = _Walk(ready, progress, write_codes)
     row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", ready.source.samples * row)
@@ -230,6 +269,7 @@ class _Walk:
         Returns the sample where it ended, the results, and the number of NaN among the values.
         """
         samples, missing = segment.stop - segment.start, 0
+        seen = np.zeros(samples, np.int64)
         results = {kind: Scored.empty(samples) for kind in self.ready.options.kinds}
         waiting = self.ready.scanner.empty_tallies(samples) if len(self.passes) > 1 else None
         for number, tiles in enumerate(self.passes):
@@ -239,10 +279,21 @@ class _Walk:
             last = tiles is self.passes[-1]
             if waiting is not None:
                 self.layers = self._windowed()
-            stop, found = self._run(segment, made, waiting, results if last else {}, seconds)
+            stop, found = self._run(segment, made, waiting, results if last else {}, seen, seconds)
             segment, missing = slice(segment.start, stop), missing + found
         done = slice(0, segment.stop - segment.start)
+        self._check_seen(seen[done], segment.start)
         return segment.stop, {kind: every.part(done) for kind, every in results.items()}, missing
+
+    def _check_seen(self, seen: np.ndarray, start: int) -> None:
+        """Every node of every sample was tallied once."""
+        nodes = sum(plan.nodes for plan in self.plans.values())
+        gaps = np.flatnonzero(seen != nodes)
+        if len(gaps):
+            raise DataError(
+                f"sample {start + int(gaps[0])}: {int(seen[gaps[0]])} of {nodes} nodes went into its scores; part of "
+                "the work was lost, score again."
+            )
 
     def _run(
         self,
@@ -250,11 +301,13 @@ class _Walk:
         tiles: list[tuple[str, slice, Tables]],
         waiting: Mapping[str, np.ndarray] | None,
         results: Results,
+        seen: np.ndarray,
         seconds: float,
     ) -> tuple[int, int]:
         """Tally some tiles of a range of samples and fill in the results that are then known.
 
-        Returns the sample where it ended, and the number of NaN among the values.
+        The nodes of every sample are added to what was ``seen`` of it. Returns the sample where it ended, and the
+        number of NaN among the values.
         """
         scanner, threads = self.ready.scanner, self.ready.plan.threads
         largest, least = (max(getattr(self.plans[name], size) for name, _, _ in tiles) for size in ("part", "least"))
@@ -269,7 +322,7 @@ class _Walk:
                     tallies = scanner.empty_tallies(rows.stop - rows.start, self.buffers)
                 else:
                     tallies = {tail: tally[:, inside] for tail, tally in waiting.items()}
-                missing += sum(self._tally(name, tile, made, rows, tallies) for name, tile, made in tiles)
+                missing += sum(self._tally(name, tile, made, rows, tallies, seen[inside]) for name, tile, made in tiles)
                 own = {kind: every.part(inside) for kind, every in results.items()}
                 scanner.scores(tallies, self.ready.group[rows], own)
             return missing
@@ -277,7 +330,15 @@ class _Walk:
         missing = sum(streaming.run(task, range(threads), threads))
         return parts.start, missing
 
-    def _tally(self, name: str, tile: slice, tables: Tables, samples: slice, tallies: Mapping[str, np.ndarray]) -> int:
+    def _tally(
+        self,
+        name: str,
+        tile: slice,
+        tables: Tables,
+        samples: slice,
+        tallies: Mapping[str, np.ndarray],
+        seen: np.ndarray,
+    ) -> int:
         """Add one tile of nodes to the tallies of a range of samples; the number of NaN among the values."""
         plan, missing = self.plans[name], 0
         layer, nodes = self.layers[name], tile.stop - tile.start
@@ -290,6 +351,7 @@ class _Walk:
                 own = {tail: tally[:, within(rows, samples)] for tail, tally in tallies.items()}
                 left = None if codes is None else codes[within(rows, part)]
                 missing += self._tally_block(block, self.ready.group[rows], tables, own, left)
+                seen[within(rows, samples)] += nodes
                 self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
             if self.write_codes is not None and codes is not None:
                 self.write_codes(name, part, tile, codes, self.ready.group[part])
@@ -341,6 +403,7 @@ def score(
     threads: int | None = None,
     backend: str = "auto",
     overwrite: bool = False,
+    shard: str | None = None,
     progress: streaming.Progress | None = None,
 ) -> Scores:
     """Score every sample of the activations against a background and write a score store.
@@ -352,6 +415,9 @@ def score(
 
     An ``out`` that is complete and was made by the same call is opened as it is, an incomplete one is continued, any
     other is refused unless ``overwrite``.
+
+    ``shard="2/5"``: do the second of five parts, each in a process of its own, all with the same ``out``; returns the
+    scores of that part. ``hpv.merge(out)`` then makes one store of them.
 
     >>> import numpy as np, hpv, tempfile
     >>> rng = np.random.default_rng(0)
@@ -366,4 +432,9 @@ def score(
         background, activations, statistics=statistics, tails=tails, forms=forms, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
     )  # fmt: skip
-    return write_scores(ready, out, _several(keep), overwrite, progress or streaming.Quiet())
+    progress = progress or streaming.Quiet()
+    if shard is not None:
+        from hpv.sharding import cut, score_shard
+
+        return score_shard(ready, cut(ready.source, shard, overwrite), out, _several(keep), progress)
+    return write_scores(ready, out, _several(keep), overwrite, progress)

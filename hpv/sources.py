@@ -11,7 +11,7 @@ import numpy as np
 
 from hpv.errors import InputError, StoreError
 from hpv.floats import BFLOAT16, float_format
-from hpv.layers import ArrayLayer, DaskLayer, Layer, PartLayer, StoredLayer, TensorLayer, absolute_path, numpy_of
+from hpv.layers import ArrayLayer, DaskLayer, Layer, StoredLayer, TensorLayer, absolute_path, numpy_of
 
 if TYPE_CHECKING:
     from hpv.store import ActivationStore, StoredArray
@@ -40,6 +40,11 @@ class Activations:
         return next(iter(self.layers.values())).shape[0]
 
     @property
+    def is_portable(self) -> bool:
+        """Whether other processes can read it from a small description."""
+        return all(layer.is_portable for layer in self.layers.values())
+
+    @property
     def chunk_rows(self) -> int:
         """Samples of the tallest chunk of a layer: ranges of samples that start at its multiples share no chunk."""
         return max(1 if layer.chunks is None else layer.chunks[0] for layer in self.layers.values())
@@ -47,7 +52,7 @@ class Activations:
     def part(self, rows: slice) -> Activations:
         """Consecutive samples of all layers."""
         return Activations(
-            {name: PartLayer(layer, rows) for name, layer in self.layers.items()},
+            {name: layer.part(rows) for name, layer in self.layers.items()},
             None if self.labels is None else self.labels[rows],
             None if self.ids is None else self.ids[rows],
             self.attributes,

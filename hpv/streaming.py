@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,20 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], threads: int)
         return list(get(tasks, list(tasks), pool=_pool(threads)))
     finally:
         work.end()
+
+
+def active_client() -> Any:
+    """The ``distributed.Client`` that Dask would compute with here; None for threads, and inside of a task."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None or _thread.work is not None:
+        return None
+    import dask
+    from distributed.worker import thread_state
+
+    if hasattr(thread_state, "execution_state"):
+        return None
+    get = getattr(dask.base.get_scheduler(), "__self__", None)
+    return get if isinstance(get, distributed.Client) else None
 
 
 class _Thread(threading.local):
@@ -136,6 +151,16 @@ def blocks(rows: slice, step: int) -> Iterator[slice]:
         if _thread.work is not None:
             _thread.work.check()
         yield slice(start, min(rows.stop, start + step))
+
+
+def first_gap(rows: slice, done: Sequence[slice]) -> int | None:
+    """The first of a range of samples that not exactly one of the ranges that were done holds; None: there is none."""
+    at = rows.start
+    for part in sorted(done, key=lambda part: part.start):
+        if part.start != at:
+            return min(at, part.start)
+        at = part.stop
+    return None if at == rows.stop else at
 
 
 class Queue:

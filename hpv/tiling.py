@@ -19,7 +19,7 @@ LARGEST_IN_MEMORY, LEAST_IN_MEMORY = 64 * MIB, MIB
 KEPT_CHUNK = 4 * MIB
 """Bytes of a chunk of codes or ranges: for smaller ones, making a file costs as much as filling it."""
 SEGMENT = GIB
-"""Bytes read between two times that a state may be saved."""
+"""Bytes read, or held of a pilot, between two times that a state may be saved."""
 USEFUL_WINDOW = 32 * MIB
 """Larger windows than this have no use but for chunks that are taller."""
 HOSTILE = 2.0
@@ -135,7 +135,9 @@ def walk(layer: Layer, job: Walk) -> Walked:
     samples, nodes = layer.shape
     itemsize = layer.form.key.itemsize
     widest = _tile_width(nodes, job.usable // 2, job.per_node, _chunk(layer)[1])
-    ways = [way for width in _widths(widest, layer) for way in _ways(layer, job, width)]
+    # Where the tables of all nodes are there at once, blocks go through all of them.
+    widths = _widths(widest, layer) if job.per_node else [layer.shape[1]]
+    ways = [way for width in widths for way in _ways(layer, job, width)]
     if not ways:
         raise _too_large(layer, job)
     way = min(ways, key=lambda one: one.cost)
@@ -281,7 +283,9 @@ def _pilot_way(layer: Layer, job: Walk, way: Way) -> Way:
     samples, nodes = layer.shape
     itemsize, (chunk_rows, chunk_nodes) = layer.form.key.itemsize, _chunk(layer)
     leave = job.usable // 2 if way.window else way.buffers
-    widest = _tile_width(nodes, job.usable - leave, job.proposing, chunk_nodes)
+    # No more than whole chunks for a while: edges are saved tile by tile.
+    room = min(job.usable - leave, max(SEGMENT, int(job.proposing * chunk_nodes)))
+    widest = _tile_width(nodes, room, job.proposing, chunk_nodes)
     packed = int(widest * job.proposing)
     if not layer.reads_whole or not job.pilot:
         fetched = sum(run.stop - run.start for run in job.pilot) * _columns(layer, widest) * itemsize

@@ -26,7 +26,20 @@ from hpv.cli.terminal import Terminal
 from hpv.store import save_activations
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("capture", "fit", "merge", "score", "plan fit", "plan score", "top", "info", "export", "demo")
+COMMANDS = (
+    "capture",
+    "fit",
+    "merge",
+    "score",
+    "plan fit",
+    "plan score",
+    "slurm fit",
+    "slurm score",
+    "top",
+    "info",
+    "export",
+    "demo",
+)
 NODES = {"conv": 12, "hidden": 5}
 
 
@@ -568,12 +581,11 @@ def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monk
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr("hpv.scoring.segment_length", lambda _: 10)
     monkeypatch.setattr("hpv.store.activations._ROWS", (16, 16))
-    monkeypatch.setattr("hpv.store.activations._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
-        (fit_command(data), 2, "so far: edges of conv"),
+        (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
         (score_command(data), 2, "so far: 10 of 40 samples are scored"),
-        (capture_command(data), 1, "so far: 48 samples of all layers"),
+        (capture_command(data), 1, "so far: 60 samples of all layers"),
     ):
         out = tmp_path / f"{command[0]}.zarr"
         interrupted_after(blocks, monkeypatch, KeyboardInterrupt)

@@ -26,7 +26,9 @@ FLOORS = (
     {"hpv.proposing"},
     {"hpv.fitting"},
     {"hpv.scoring", "hpv.opening"},
+    {"hpv.cluster"},
     {"hpv.scores"},
+    {"hpv.sharding"},
     {"hpv.querying", "hpv.capturing"},
     {"hpv.exporting"},
     {"hpv", "hpv.demo"},
@@ -35,10 +37,11 @@ FLOORS = (
 )
 # Modules with public faces of what is built above them: those functions import it when they are called.
 FACES = {
-    "hpv.background": {"hpv.querying", "hpv.opening"},
+    "hpv.background": {"hpv.querying", "hpv.opening", "hpv.sharding"},
     "hpv.planning": {"hpv.fitting", "hpv.scoring"},
     "hpv.opening": {"hpv.scores"},
-    "hpv.scoring": {"hpv.scores"},
+    "hpv.scoring": {"hpv.scores", "hpv.cluster", "hpv.sharding"},
+    "hpv.fitting": {"hpv.cluster"},
 }
 # Who may import what; numpy, numba and the standard library are spoken of below.
 OWNERS = {
@@ -47,6 +50,7 @@ OWNERS = {
     "awscrt": {"hpv.store"},
     "torch": {"hpv.capturing", "hpv.cli.capturing", "hpv.demo"},
     "dask": {"hpv.streaming"},
+    "distributed": {"hpv.streaming", "hpv.cluster", "hpv.cli.clusters"},
     "sklearn": {"hpv.demo"},
     "pyarrow": {"hpv.exporting"},
     "typer": {"hpv.cli"},

@@ -8,7 +8,7 @@ import torch
 import zarr
 
 import hpv
-from hpv import scores, scoring, streaming
+from hpv import fitting, proposing, scores, scoring, streaming
 from hpv.fitting import prepare_fit
 from hpv.floats import BFLOAT16
 from hpv.opening import fit_to_store, merge_to_store
@@ -110,6 +110,118 @@ def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, aft
     assert hpv.open(tmp_path / "b").fingerprint == background.fingerprint
     assert not (tmp_path / "b" / "progress").exists()
     assert fit_to_store(ready, tmp_path / "b")[1]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 20.0])
+def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
+    """At once or, where less time has passed, when the run is stopped; in tiles of another width it goes on as well."""
+    whole = hpv.fit(data["relu/1"]).fingerprint
+    array = zarr.create_array(tmp_path / "x", shape=(900, 40), chunks=(64, 4), dtype="f4")
+    array[...] = data["relu/1"]
+    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 1)
+    with pytest.raises(Stop):
+        fit_to_store(prepare_fit(tmp_path / "x", threads=1), tmp_path / "b", progress=StopAfter(13 * 900 * 4))
+    kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
+    assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 8 * (1024 + 508) * 4)
+    ready, proposed = prepare_fit(tmp_path / "x", threads=2), []
+    propose = proposing._Pilot.propose
+
+    def spy(self, tile, threads):
+        proposed.append(tile)
+        return propose(self, tile, threads)
+
+    monkeypatch.setattr(proposing._Pilot, "propose", spy)
+    background, _ = fit_to_store(ready, tmp_path / "b")
+    assert proposed == [slice(12, 16), slice(16, 24), slice(24, 32), slice(32, 40)]
+    assert background.fingerprint == whole
+
+
+def test_layers_that_are_done_before_anything_is_kept_are_kept_later(tmp_path, data, monkeypatch):
+    whole = hpv.fit(data)
+    ready = prepare_fit(data, threads=1)
+    everything = sum(plan.bytes_read for plan in ready.plan.layers)
+    with pytest.raises(Stop):
+        fit_to_store(ready, tmp_path / "b", progress=StopAfter(everything - 1))
+    states = zarr.open_group(tmp_path / "b").attrs["progress"]["states"]
+    assert {name: (state["tile"], state["samples"]) for name, state in states.items()} == {"relu/1": (0, 900)}
+    counted = []
+    original = fitting._count_segment
+
+    def spy(layer, *rest):
+        counted.append(layer.name)
+        return original(layer, *rest)
+
+    monkeypatch.setattr(fitting, "_count_segment", spy)
+    assert fit_to_store(ready, tmp_path / "b")[0].fingerprint == whole.fingerprint
+    assert counted == ["head"]
+
+
+class Leaky(streaming.Queue):
+    """Loses what it gives out first, or gives it out twice and loses what comes then."""
+
+    twice = False
+    first = None
+
+    def __next__(self):
+        block = super().__next__()
+        if self.first is None:
+            self.first = block
+            return block if self.twice else super().__next__()
+        if self.twice:
+            self.twice = False
+            return self.first
+        return block
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatch, twice):
+    background = hpv.fit(data)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr("hpv.planning.LEAST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.planning.LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.tiling.KEPT_CHUNK", 1)
+    monkeypatch.setattr(Leaky, "twice", twice)
+    monkeypatch.setattr(streaming, "Queue", Leaky)
+    with pytest.raises(hpv.DataError, match=r"sample 0 was not counted once; part of the work was lost"):
+        fit_to_store(prepare_fit(data, edges=background), tmp_path / "b")
+    with pytest.raises(hpv.DataError, match=r"sample 0: (0|94) of 47 nodes went into its scores; part of the work"):
+        hpv.score(background, data, tmp_path / "s", threads=1)
+    for path in ("b", "s"):
+        with pytest.raises(hpv.StoreError, match="incomplete"):
+            hpv.open(tmp_path / path)
+
+
+@pytest.mark.parametrize("lost", [0, 3, 7])
+def test_scores_that_are_lost_are_noticed(tmp_path, data, monkeypatch, lost):
+    background = hpv.fit(data)
+    monkeypatch.setattr(scoring, "segment_length", lambda ready: 128)
+    take, calls = scores._Writer.take_scores, []
+
+    def leaky(self, *part):
+        calls.append(part)
+        if len(calls) != lost + 1:
+            take(self, *part)
+
+    monkeypatch.setattr(scores._Writer, "take_scores", leaky)
+    with pytest.raises(hpv.DataError, match=r"not every sample from \d+ to 899 was scored once; part of the work"):
+        hpv.score(background, data, tmp_path / "s", threads=1)
+    assert len(calls) == 8
+    monkeypatch.setattr(scores._Writer, "take_scores", take)
+    found = hpv.score(background, data, tmp_path / "s", threads=1)
+    np.testing.assert_array_equal(
+        found.get(*found.kinds[0]).score, background.scan(data, tail="right", statistic="berk_jones").score
+    )
+
+
+def test_counts_carry_what_they_have_seen(data, monkeypatch):
+    """Should a range be lost where that is not noticed at once, the state of its layer shows it."""
+    monkeypatch.setattr(streaming, "first_gap", lambda *_: None)
+    monkeypatch.setattr(streaming, "Queue", Leaky)
+    monkeypatch.setattr("hpv.planning.LARGEST_IN_MEMORY", 4000)
+    with pytest.raises(hpv.DataError, match=r"node 0 has seen \d+ of 900 samples; part of the work was lost"):
+        hpv.fit(data, edges={name: [0.0] for name in data})
 
 
 def test_merged_stores(tmp_path, data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from hpv import streaming
 from hpv.capturing.batches import (
     Call,
     CallRule,
@@ -22,7 +24,7 @@ from hpv.capturing.batches import (
 )
 from hpv.capturing.estimate import CapturePlan, make_plan, refuse_too_large
 from hpv.capturing.hooks import Recorded, Recorder
-from hpv.errors import DataError, InputError, OutputExistsError
+from hpv.errors import DataError, HpvError, InputError, OutputExistsError
 from hpv.floats import BFLOAT16, FloatFormat
 from hpv.store import ACTIVATIONS, ActivationStore, ActivationWriter, Output, open_store
 
@@ -138,7 +140,9 @@ def capture(
             }
             forms = {name: (item.block.shape[1], item.form) for name, item in first.layers.items()}
             has_labels = first.labels is not None
-            writer = ActivationWriter(output, forms, labels=has_labels, ids=ids is not None, notes=notes)
+            writer = ActivationWriter(
+                output, forms, labels=has_labels, ids=ids is not None, notes=notes, seconds=streaming.CHECKPOINT_SECONDS
+            )
             run.store(writer, calls, first, _Ids(ids), plan.samples, progress)
             path = writer.finish({"model": request["model"], "weights": request["weights"], "labels": first.note})
     return Captured(path, writer.samples, plan.layers, first.note, already_complete=False)
@@ -209,12 +213,17 @@ class _Run:
                 _append(writer, result, names, known)
             position += size
             if progress is not None:
-                progress(position, total)
+                _tell(progress, position, total, writer)
         ids.refuse_rest(position)
         if position < stored:
             raise InputError(
                 f"an earlier run stored {stored} samples, the batches hold {position}; give the same batches as then, "
                 f"or overwrite the store."
+            )
+        if position != writer.samples:
+            raise DataError(
+                f"{writer.samples} samples were stored, the batches hold {position}; part of the work was lost, "
+                f"overwrite the store."
             )
 
 
@@ -248,6 +257,18 @@ def _check(batches: Any, labels: Any, ids: Any) -> None:
         raise InputError(f"labels: {labels!r} is none of 'argmax', 'targets' and None.")
     if isinstance(ids, str):
         raise InputError("ids: a single string; give one string for each sample.")
+
+
+def _tell(
+    progress: Callable[[int, int | None], None], position: int, total: int | None, writer: ActivationWriter
+) -> None:
+    """Who is told may stop the capture: what is captured by then is kept."""
+    try:
+        progress(position, total)
+    except BaseException:
+        with suppress(HpvError):  # the first error is the one to tell of
+            writer.checkpoint()
+        raise
 
 
 def _append(writer: ActivationWriter, result: _Forward, names: list[str] | None, known: int) -> None:

@@ -26,6 +26,11 @@ plan_app = typer.Typer(
     help="Say what a fit or a score would read, write and need.",
 )  # fmt: skip
 app.add_typer(plan_app, name="plan")
+slurm_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None,
+    help="Print a SLURM script of a fit or a score in shards.",
+)  # fmt: skip
+app.add_typer(slurm_app, name="slurm")
 
 
 def command() -> Any:
@@ -47,6 +52,31 @@ def _work(module: str, name: str, options: dict[str, Any]) -> Work:
         getattr(import_module(f"hpv.cli.{module}"), name)(terminal, **options)
 
     return work
+
+
+def _again(context: typer.Context, *others: str) -> list[str]:
+    """What was given on the command line but ``others``, to be given to another command."""
+    arguments = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in others or source is None or source.name != "COMMANDLINE":
+            continue
+        value, option = context.params[parameter.name or ""], max(parameter.opts, key=len)
+        if parameter.param_type_name == "argument":
+            arguments.append(str(value))
+        elif isinstance(value, bool):
+            arguments.append(option)
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                arguments += [option, str(one)]
+    return arguments
+
+
+def _slurm(name: str, options: dict[str, Any]) -> Work:
+    options["given"] = _again(options["context"], "shards", "time", "partition", "threads", "json")
+    if "edges" not in options:
+        options.pop("context")
+    return _work("slurm", name, options)
 
 
 def _version(asked: bool) -> None:
@@ -125,6 +155,10 @@ def fit(
     memory: o.Memory = None,
     threads: o.Threads = None,
     backend: o.Backend = "auto",
+    scheduler: o.Scheduler = None,
+    scheduler_file: o.SchedulerFile = None,
+    workers: o.Workers = None,
+    shard: o.ShardOf = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
@@ -135,13 +169,23 @@ def fit(
 @app.command(epilog="Example: hpv merge monday.zarr tuesday.zarr -o both.zarr")
 def merge(
     parts: Annotated[
-        list[str], Argument(metavar="PART...", help="Backgrounds with the same edges.", show_default=False)
+        list[str],
+        Argument(
+            metavar="PART...",
+            help="Backgrounds with the same edges, or all shards of a score; or, without -o, the output of shards.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Background to write.", show_default=False)],
+    out: Annotated[
+        str | None, Option("-o", "--out", metavar="OUT", help="Store to write. Default: in place of the shards.")
+    ] = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
-    """Add up backgrounds with the same edges (see hpv fit --edges)."""
+    """Add up backgrounds with the same edges, or all shards.
+
+    Of backgrounds that are no shards, those after the first are made with hpv fit --edges.
+    """
     return _work("running", "merge", locals())
 
 
@@ -162,6 +206,10 @@ def score(
     memory: o.Memory = None,
     threads: o.Threads = None,
     backend: o.Backend = "auto",
+    scheduler: o.Scheduler = None,
+    scheduler_file: o.SchedulerFile = None,
+    workers: o.Workers = None,
+    shard: o.ShardOf = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> Work:
@@ -210,6 +258,62 @@ def plan_score(
 ) -> Work:
     """What hpv score with these options would read, write and need."""
     return _work("running", "plan_score", locals())
+
+
+@slurm_app.command(
+    "fit", epilog="Example: hpv slurm fit activations.zarr -o background.zarr --shards 16 > fit.sh; bash fit.sh"
+)
+def slurm_fit(
+    context: typer.Context,
+    activations: o.Activations,
+    out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Background to write.", show_default=False)],
+    shards: o.Shards,
+    bins: o.Bins = 32,
+    binning: o.Binning = "balanced",
+    modal_fraction: o.ModalFraction = "1/10",
+    pilot: o.Pilot = "auto",
+    edges: o.Edges = None,
+    by_class: o.ByClass = False,
+    labels: o.Labels = None,
+    min_class_size: o.MinClassSize = 100,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    backend: o.Backend = "auto",
+    time: o.Time = "04:00:00",
+    partition: o.Partition = None,
+    json: o.Json = False,
+) -> Work:
+    """Print the script of hpv fit with these options; bash submits it."""
+    return _slurm("fit", locals())
+
+
+@slurm_app.command(
+    "score", epilog="Example: hpv slurm score background.zarr new.zarr -o scores.zarr --shards 16 > score.sh"
+)
+def slurm_score(
+    context: typer.Context,
+    background: o.BackgroundPath,
+    activations: o.Activations,
+    out: Annotated[str, Option("-o", "--out", metavar="OUT", help="Score store to write.", show_default=False)],
+    shards: o.Shards,
+    tail: o.Tails = None,
+    statistic: o.Statistics = None,
+    form: o.Forms = None,
+    alphas: o.Alphas = "grid",
+    alpha_max: o.AlphaMax = 0.5,
+    layer: o.Layers = None,
+    labels: o.Labels = None,
+    against: o.Against = None,
+    keep: o.Keep = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    backend: o.Backend = "auto",
+    time: o.Time = "04:00:00",
+    partition: o.Partition = None,
+    json: o.Json = False,
+) -> Work:
+    """Print the script of hpv score with these options; bash submits it."""
+    return _slurm("score", locals())
 
 
 @app.command(epilog="Example: hpv top scores.zarr --n 5 --tail left --nodes")

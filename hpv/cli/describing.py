@@ -16,7 +16,7 @@ from hpv.cli.terminal import Terminal, grid, table
 from hpv.errors import InputError, StoreError
 from hpv.resources import human
 from hpv.scores import Scores
-from hpv.store import SCORES, open_store
+from hpv.store import SCORES, open_store, shard_state, shards_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -229,25 +229,31 @@ def _show_incomplete(terminal: Terminal, store: str, header: Mapping[str, Any]) 
     steps = list(_steps(header))
     document = {"store": store, "kind": kind, "complete": False, "bytes_on_disk": _bytes_on_disk(store),
                 "progress": header.get("progress", {}), "request": made}  # fmt: skip
-    lines = [f"{store}: {kind}, incomplete: run the command that was writing it again, it continues."]
-    lines += [f"so far: {'; '.join(steps) or 'nothing that survives a stop'}"]
+    of = shards_of(header)
+    if of is not None:
+        state = shard_state(store, of)
+        document["shards"] = {"of": of, "missing": state.missing, "unfinished": state.unfinished}
+        lines = [f"{store}: {kind}, incomplete: {state} {store}."]
+    else:
+        lines = [f"{store}: {kind}, incomplete: run the command that was writing it again, it continues."]
+        lines += [f"so far: {'; '.join(steps) or 'nothing that survives a stop'}"]
     terminal.result(document, *lines, *([f"begun by {_words(made)}"] if made else []))
 
 
 def _steps(header: Mapping[str, Any]) -> Iterator[str]:
     """How far the run was that wrote the store."""
     progress = header.get("progress", {})
-    rows = progress.get("rows", {})
-    if rows:
-        yield f"{min(rows.values()):,} samples of all layers"
+    if progress.get("stored"):
+        yield f"{progress['stored']:,} samples of all layers"
     if progress.get("samples"):
         layers = header.get("request", {}).get("activations", {}).get("layers", {})
         of = next((f" of {layer['shape'][0]:,}" for layer in layers.values() if layer.get("shape")), "")
         yield f"{progress['samples']:,}{of} samples are scored"
     states = progress.get("states", {})
-    for layer in progress.get("edges", {}):
-        counted = f"; counted {states[layer]['done']} steps ({states[layer]['walk']})" if layer in states else ""
-        yield f"edges of {layer}{counted}"
+    for layer, edges in progress.get("edges", {}).items():
+        yield f"edges of {edges['nodes']:,} nodes of {layer}"
+    for layer, state in states.items():
+        yield f"{state['samples']:,} samples of {layer} are counted in tile {state['tile'] + 1} of {state['walk']}"
 
 
 # --- shared ---

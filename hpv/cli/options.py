@@ -24,6 +24,24 @@ Memory = Annotated[
 Threads = Annotated[int | None, Option("--threads", metavar="N", help="Default: all processors allowed.")]
 Backend = Annotated[str, Option("--backend", metavar="auto|cpu", help="What does the counting.")]
 
+# Where fit and score compute
+Scheduler = Annotated[
+    str | None, Option("--scheduler", metavar="ADDRESS", help="Compute on this Dask cluster, as tcp://host:8786.")
+]
+SchedulerFile = Annotated[
+    str | None, Option("--scheduler-file", metavar="FILE", help="The same, by the file that its scheduler wrote.")
+]
+Workers = Annotated[int | None, Option("--workers", metavar="N", help="Compute in so many processes of this machine.")]
+
+# shards
+ShardOf = Annotated[
+    str | None,
+    Option("--shard", metavar="I/N", help="Do part I of N, beneath the same OUT; then hpv merge OUT."),
+]
+Shards = Annotated[int, Option("--shards", metavar="N", help="Tasks of the array.", show_default=False)]
+Time = Annotated[str, Option("--time", metavar="TIME", help="Limit of a task; it goes on in a new one.")]
+Partition = Annotated[str | None, Option("--partition", metavar="NAME", help="Default: that of the cluster.")]
+
 # fit
 Bins = Annotated[int, Option("--bins", metavar="N", help="Ordinary bins per node, 1 to 254.")]
 Binning = Annotated[

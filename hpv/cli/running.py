@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hpv.background import Background
+from hpv.cli.clusters import cluster
 from hpv.cli.describing import background_facts, background_summary, scores_facts, scores_summary
 from hpv.cli.terminal import Terminal
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, prepare_fit
-from hpv.opening import fit_to_store, merge_to_store, open_background
+from hpv.opening import fit_to_store, open_background
+from hpv.sharding import Shard, cut, fit_shard, merge_parts, merge_shards, score_shard
 
 if TYPE_CHECKING:
     from hpv.planning import Plan
@@ -20,47 +24,68 @@ if TYPE_CHECKING:
     from hpv.sources import Activations
 
 
-def fit(terminal: Terminal, *, out: str, overwrite: bool, **options: Any) -> None:
+def fit(terminal: Terminal, *, out: str, overwrite: bool, shard: str | None, **options: Any) -> None:
     """``hpv fit``."""
-    ready = _prepare_fit(**options)
+    where = _where(options)
+    ready = prepared_fit(**options)
+    part = None if shard is None else cut(ready.source, shard, overwrite)
     _report_fill(terminal, ready.source)
-    with terminal.meter("fit", ready.plan.bytes_read) as meter:
-        background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
-    document = {"command": "fit", "out": out, "already_complete": already, **background_facts(background)}
-    following = f"Next: hpv score {out} ACTIVATIONS -o SCORES"
-    terminal.result(document, _outcome(out, already), *background_summary(document), following)
+    with where, terminal.meter("fit", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
+        if part:
+            background, already = fit_shard(ready, part, out, meter)
+        else:
+            background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
+    document = {"command": "fit", "out": out, **_which(part), "already_complete": already}
+    document |= background_facts(background)
+    following = f"Next: hpv merge {out}" if part else f"Next: hpv score {out} ACTIVATIONS -o SCORES"
+    terminal.result(document, _outcome(out, already, part), *background_summary(document), following)
 
 
-def merge(terminal: Terminal, *, parts: Sequence[str], out: str, overwrite: bool) -> None:
+def merge(terminal: Terminal, *, parts: Sequence[str], out: str | None, overwrite: bool) -> None:
     """``hpv merge``."""
-    background, already = merge_to_store(parts, out, overwrite=overwrite)
-    document = {"command": "merge", "out": out, "already_complete": already, **background_facts(background)}
-    terminal.result(document, _outcome(out, already), *background_summary(document))
+    if out is None and (len(parts) > 1 or overwrite):
+        raise InputError("merge: give -o OUT, or nothing but the one output that the shards were written to.")
+    with terminal.meter("merge") as meter:
+        if out is None:
+            out = parts[0]
+            merged, already = merge_shards(out, meter)
+        else:
+            merged, already = merge_parts(parts, out, overwrite, meter)
+    is_background = isinstance(merged, Background)
+    document = {"command": "merge", "out": out, "already_complete": already}
+    document |= background_facts(merged) if isinstance(merged, Background) else scores_facts(merged)
+    summary = (background_summary if is_background else scores_summary)(document)
+    terminal.result(document, _outcome(out, already), *summary)
 
 
-def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, **options: Any) -> None:
+def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, shard: str | None, **options: Any) -> None:
     """``hpv score``."""
     from hpv.scores import write_scores
 
-    keep = _keep(options["keep"])
-    ready = _prepare_score(background, **options)
+    where, keep = _where(options), _keep(options["keep"])
+    ready = prepared_score(background, **options)
+    part = None if shard is None else cut(ready.source, shard, overwrite)
     _report_fill(terminal, ready.source)
-    with terminal.meter("score", ready.plan.bytes_read) as meter:
-        scores = write_scores(ready, out, keep, overwrite, meter)
+    with where, terminal.meter("score", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
+        if part:
+            scores = score_shard(ready, part, out, keep, meter)
+        else:
+            scores = write_scores(ready, out, keep, overwrite, meter)
     already = scores.already_complete
-    document = {"command": "score", "out": out, "already_complete": already, **scores_facts(scores)}
-    terminal.result(document, _outcome(out, already), *scores_summary(document), f"Next: hpv top {out}")
+    document = {"command": "score", "out": out, **_which(part), "already_complete": already, **scores_facts(scores)}
+    following = f"Next: hpv {'merge' if part else 'top'} {out}"
+    terminal.result(document, _outcome(out, already, part), *scores_summary(document), following)
 
 
 def plan_fit(terminal: Terminal, **options: Any) -> None:
     """``hpv plan fit``."""
-    ready = _prepare_fit(**options)
+    ready = prepared_fit(**options)
     _show_plan(terminal, ready.plan, ready.source)
 
 
 def plan_score(terminal: Terminal, *, background: str, **options: Any) -> None:
     """``hpv plan score``."""
-    ready = _prepare_score(background, **options)
+    ready = prepared_score(background, **options)
     _show_plan(terminal, ready.plan, ready.source)
 
 
@@ -73,7 +98,14 @@ def demo(terminal: Terminal, *, seeds: int, out: str) -> None:
         terminal.result({"command": "demo", **result.summary()})
 
 
-def _prepare_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:
+def _where(options: dict[str, Any]) -> AbstractContextManager[None]:
+    """Where to compute, taken out of the options."""
+    given = {name: options.pop(name) for name in ("scheduler", "scheduler_file", "workers")}
+    return cluster(**given, threads=options["threads"])
+
+
+def prepared_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:
+    """The fit that these options ask for, planned."""
     return prepare_fit(
         pilot=_pilot(pilot),
         edges=None if edges is None else open_background(edges),
@@ -82,7 +114,7 @@ def _prepare_fit(*, pilot: str, edges: str | None, labels: str | None, **options
     )
 
 
-def _prepare_score(
+def prepared_score(
     background: str,
     *,
     tail: Sequence[str] | None,
@@ -93,6 +125,7 @@ def _prepare_score(
     keep: Sequence[str] | None,
     **options: Any,
 ) -> Score:
+    """The score that these options ask for, planned."""
     from hpv.scoring import prepare_score
 
     # Lists that are not given leave the defaults to the library.
@@ -143,8 +176,14 @@ def read_labels(path: str) -> np.ndarray:
     return np.array([int(line) for line in lines if line], np.int64)
 
 
-def _outcome(out: str, already: bool) -> str:
-    return f"{out} was complete already: nothing to do." if already else f"{out} is complete."
+def _which(part: Shard | None) -> dict[str, Any]:
+    """What the document says of a shard."""
+    return {} if part is None else {"shard": {"number": part.number, "of": part.of}}
+
+
+def _outcome(out: str, already: bool, part: Shard | None = None) -> str:
+    what = f"{out}: shard {part.number} of {part.of}" if part else out
+    return f"{what} was complete already: nothing to do." if already else f"{what} is complete."
 
 
 def _report_fill(terminal: Terminal, source: Activations) -> None:

@@ -4,29 +4,41 @@ from hpv.store.activations import ActivationStore, ActivationWriter, LayerEntry,
 from hpv.store.arrays import STRINGS, Selection, StoredArray
 from hpv.store.foreign import is_zarr, zarr_layers
 from hpv.store.names import escape, unescape
-from hpv.store.output import Output, save
-from hpv.store.reading import ACTIVATIONS, BACKGROUND, SCORES, VERSION, Store, check_header, open_store
+from hpv.store.output import SCRATCH, Output, OutputWriter, complete_exchange, first_difference, save
+from hpv.store.reading import ACTIVATIONS, BACKGROUND, SCORES, VERSION, Store, check_header, open_store, read_header
+from hpv.store.shards import ShardState, join_shards, ranges, shard_path, shard_state, shards_of
 
 __all__ = [
     "ACTIVATIONS",
     "BACKGROUND",
     "SCORES",
+    "SCRATCH",
     "STRINGS",
     "VERSION",
     "ActivationStore",
     "ActivationWriter",
     "LayerEntry",
     "Output",
+    "OutputWriter",
     "Selection",
+    "ShardState",
     "Store",
     "StoredArray",
     "activation_chunks",
     "check_header",
+    "complete_exchange",
     "escape",
+    "first_difference",
     "is_zarr",
+    "join_shards",
     "open_store",
+    "ranges",
+    "read_header",
     "save",
     "save_activations",
+    "shard_path",
+    "shard_state",
+    "shards_of",
     "unescape",
     "zarr_layers",
 ]

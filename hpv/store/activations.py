@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpv.errors import InputError, StoreError
+from hpv.errors import DataError, InputError, StoreError
 from hpv.floats import BFLOAT16, FORMATS, FloatFormat
 from hpv.store.arrays import STRINGS, StoredArray
 from hpv.store.names import escape
@@ -22,7 +23,6 @@ LABELS, IDS = "labels", "ids"
 _CHUNK_BYTES = 4 << 20
 _MOST_NODES = 1 << 14
 _ROWS = (64, 4096)
-_SECONDS_BETWEEN_CHECKPOINTS = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class LayerEntry:
 def activation_chunks(nodes: int, itemsize: int) -> tuple[int, int]:
     """Samples and nodes of a chunk: about 4 MiB, whole rows up to 16,384 nodes, a power of two of samples.
 
-    At least 64 samples, the length of a pilot's runs, so that a pilot reads little more than it needs; at most 4,096,
-    so that a capture of a narrow layer that is killed loses no more than those.
+    At least 64 samples, the length of a pilot's runs, so that a pilot reads little more than it needs; at most 4,096.
     """
     columns = min(nodes, _MOST_NODES)
     rows = _CHUNK_BYTES // (columns * itemsize)
@@ -54,7 +53,7 @@ def activation_chunks(nodes: int, itemsize: int) -> tuple[int, int]:
 
 
 class ActivationWriter:
-    """Appends samples to an ``Output`` of kind ``ACTIVATIONS``, a chunk at a time and every chunk once.
+    """Appends samples to an ``Output`` of kind ``ACTIVATIONS``, a chunk at a time.
 
     A continued output begins at sample ``durable``: what is appended first must be that sample.
     """
@@ -67,49 +66,53 @@ class ActivationWriter:
         labels: bool = False,
         ids: bool = False,
         notes: Mapping[str, Mapping[str, Any]] | None = None,
+        seconds: float = math.inf,
     ) -> None:
-        """``layers``: number of nodes and float format by name; ``notes``: more to keep by layer name."""
+        """``layers``: number of nodes and float format by name; ``notes``: more to keep by layer name.
+
+        ``seconds`` go by between two times that all that was appended is made durable.
+        """
         if not layers:
             raise InputError("There is no layer to store; name at least one.")
         self.entries = [LayerEntry(name, *size, (notes or {}).get(name, {})) for name, size in layers.items()]
-        self._output = output
+        self._output, self._seconds = output, seconds
         self._saved = time.monotonic()
-        written = output.progress.get("rows", {})
+        self.durable = int(output.progress.get("stored", 0))
+        """Samples that survive a kill."""
+        self.samples = self.durable
+        """Samples appended so far, those of earlier runs included."""
         self._columns: dict[str, _Column] = {}
         for entry in self.entries:
             chunks = activation_chunks(entry.nodes, entry.form.storage.itemsize)
             marks = {"float_format": entry.form.name} if entry.form is BFLOAT16 else {}
             output.create(entry.array, (0, entry.nodes), entry.form.storage, chunks, ("samples", "nodes"), marks)
-            self._columns[entry.array] = _Column(output, entry.array, chunks[0], written.get(entry.array, 0))
+            self._columns[entry.array] = _Column(output, entry.array, chunks[0], self.durable)
         for name, dtype in ((LABELS, np.dtype("i8")), (IDS, STRINGS)):
             if labels if name == LABELS else ids:
                 output.create(name, (0,), dtype, (_ROWS[1],), ("samples",))
-                self._columns[name] = _Column(output, name, _ROWS[1], written.get(name, 0))
-        self.durable = min(column.written for column in self._columns.values())
-        """Samples that every array holds: they survive a kill."""
-        self.samples = self.durable
-        """Samples appended so far, those of earlier runs included."""
+                self._columns[name] = _Column(output, name, _ROWS[1], self.durable)
 
     def append(
         self, blocks: Mapping[str, np.ndarray], labels: np.ndarray | None = None, ids: Sequence[str] | None = None
     ) -> None:
         """Some samples of every layer: arrays (samples, nodes) in the formats' storage."""
         given: dict[str, Any] = {entry.array: blocks[entry.name] for entry in self.entries}
-        given |= {name: rows for name, rows in ((LABELS, labels), (IDS, ids)) if rows is not None}
+        given |= {} if labels is None else {LABELS: labels}
+        given |= {} if ids is None else {IDS: np.asarray(ids, np.dtypes.StringDType())}
         counts = {name: len(rows) for name, rows in given.items()}
         if given.keys() != self._columns.keys() or len(set(counts.values())) != 1:
             raise ValueError(f"every array needs the same samples, got {counts}")
-        wrote = [column.append(self.samples, given[name]) for name, column in self._columns.items()]
+        for name, column in self._columns.items():
+            column.append(given[name])
         self.samples += next(iter(counts.values()))
-        if any(wrote) and time.monotonic() - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+        if time.monotonic() - self._saved >= self._seconds:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Note the chunks that are written."""
-        rows = {name: column.written for name, column in self._columns.items()}
-        self._output.checkpoint({"rows": rows})
-        self.durable = min(rows.values())
-        self._saved = time.monotonic()
+        """Make all that was appended durable, chunks that are not full yet as well. Called between two appends."""
+        self._write_waiting()
+        self._output.checkpoint({"stored": self.samples})
+        self.durable, self._saved = self.samples, time.monotonic()
 
     def read(self, layer: str, samples: slice) -> np.ndarray:
         """Samples below ``durable`` as they were stored."""
@@ -120,61 +123,64 @@ class ActivationWriter:
         """Write what is left, and declare the store complete."""
         if self.samples == 0:
             raise InputError("There was no sample to store; check that the batches are not empty.")
-        for name, column in self._columns.items():
-            if column.written > self.samples:
-                raise InputError(
-                    f"{self._output.path}: an earlier run stored {column.written} samples of {name}, this one came to "
-                    f"{self.samples}; give the same samples as then, or overwrite the store."
-                )
-            column.finish()
+        for column in self._columns.values():
+            column.cut(self.samples)
+        self._write_waiting()
         listed = [
             {**entry.notes, "name": entry.name, "array": entry.array, "nodes": entry.nodes, "dtype": entry.form.name}
             for entry in self.entries
         ]
         return self._output.finish({**(attributes or {}), "samples": self.samples, "layers": listed})
 
+    def _write_waiting(self) -> None:
+        for name, column in self._columns.items():
+            column.write()
+            if column.stored != self.samples:
+                raise DataError(
+                    f"{self._output.path}: {name} holds {column.stored} of {self.samples} samples; part of the work "
+                    "was lost, overwrite the store."
+                )
+
 
 class _Column:
     """Collects the rows of one array until they fill a chunk."""
 
-    def __init__(self, output: Output, name: str, rows: int, written: int) -> None:
-        self.written = written
-        """Rows that are in the store."""
+    def __init__(self, output: Output, name: str, rows: int, stored: int) -> None:
         self._output, self._name, self._rows = output, name, rows
-        self._waiting: list[Any] = []
-        self._filled = 0
+        self._first = stored // rows * rows
+        """Row where the chunk begins that is not full yet."""
+        # What a chunk holds is replaced as a whole: it is collected again.
+        self._waiting = [output.read(name, slice(self._first, stored))] if stored > self._first else []
 
-    def append(self, first: int, block: Any) -> bool:
-        """Rows from number ``first`` on, less those that an earlier run stored; whether a chunk was written."""
-        block = block[max(self.written + self._filled - first, 0) :]
-        wrote = False
+    @property
+    def stored(self) -> int:
+        """Rows that came in, all of them in the store after ``write``."""
+        return self._first + sum(map(len, self._waiting))
+
+    def append(self, block: np.ndarray) -> None:
+        """More rows, in order."""
         while len(block):
-            part = block[: self._rows - self._filled]
+            part = block[: self._first + self._rows - self.stored]
             # A copy: the caller may use its buffer again before the chunk is full.
             self._waiting.append(part if len(part) == self._rows else part.copy())
-            self._filled += len(part)
             block = block[len(part) :]
-            if self._filled == self._rows:
-                self._write()
-                wrote = True
-        return wrote
+            if self.stored == self._first + self._rows:
+                self.write()
+                self._first, self._waiting = self.stored, []
 
-    def finish(self) -> None:
-        """The last rows, and the array's length."""
-        if self._filled:
-            self._write()
-        self._output.resize(self._name, (self.written, *self._output.shape(self._name)[1:]))
-
-    def _write(self) -> None:
-        stop = self.written + self._filled
+    def write(self) -> None:
+        """Put what is collected in its place."""
+        if not self._waiting:
+            return
         length, *rest = self._output.shape(self._name)
-        if stop > length:
-            self._output.resize(self._name, (max(stop, 2 * length), *rest))
-        rows = self._waiting[0] if len(self._waiting) == 1 else [row for part in self._waiting for row in part]
-        if isinstance(self._waiting[0], np.ndarray) and len(self._waiting) > 1:
-            rows = np.concatenate(self._waiting)
-        self._output.write(self._name, (slice(self.written, stop),), rows)
-        self._waiting, self.written, self._filled = [], stop, 0
+        if self.stored > length:
+            self._output.resize(self._name, (max(self.stored, 2 * length), *rest))
+        rows = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
+        self._output.write(self._name, (slice(self._first, self.stored),), rows)
+
+    def cut(self, length: int) -> None:
+        """The array's length; first, so that nothing that a killed run left beyond it stays in its last chunk."""
+        self._output.resize(self._name, (length, *self._output.shape(self._name)[1:]))
 
 
 class ActivationStore:

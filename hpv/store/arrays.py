@@ -49,6 +49,14 @@ class StoredArray:
         self.origin = origin
         """What messages call it."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: zarrs is opened anew there, with the settings and switches of there."""
+        return {**self.__dict__, "_fast": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fast = accelerated(self._array) if self._raw is None else None
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of its dimensions."""
@@ -73,6 +81,11 @@ class StoredArray:
     def is_plain(self) -> bool:
         """Whether its chunks are files of plain bytes, read and written without Zarr."""
         return self._raw is not None
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can read it, too."""
+        return not isinstance(self._array.store, MemoryStore)
 
     @property
     def reads_whole(self) -> bool:
@@ -232,7 +245,10 @@ class WritableArray(StoredArray):
         values = np.asarray(data, self.dtype)
         if values.shape != sizes:
             raise ValueError(f"{self.origin}: data of shape {values.shape} for a selection of shape {sizes}")
-        write_region(self._raw, self.shape, starts, values, self._lock)
+        try:
+            write_region(self._raw, self.shape, starts, values, self._lock)
+        except ChunkError as error:
+            raise self._damaged(error.index, error.reason) from error
 
     def resize(self, shape: tuple[int, ...]) -> None:
         """Change the lengths; chunks beyond them are removed."""

@@ -9,7 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +22,8 @@ from hpv.store.arrays import STRINGS, Selection, WritableArray, array_metadata, 
 from hpv.store.locks import Lock
 from hpv.store.reading import LOCK, RESERVED, VERSION, read_header
 
+SCRATCH = "progress"
+"""Folder of what a run needs to continue; removed once the store is complete."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -58,10 +60,13 @@ class Output:
         try:
             with _refusing(path):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                exchanged = (overwrite or not target.exists()) and _complete_exchange(target)
+                exchanged = (overwrite or not target.exists()) and complete_exchange(target)
                 # What was just put in its place is what this command asks for: do not make it a second time.
-                overwrite = overwrite and not (exchanged and _difference(_header(target) or {}, wanted) is None)
-                return cls._begin(target, wanted, overwrite, locks)
+                overwrite = overwrite and not (exchanged and first_difference(_header(target) or {}, wanted) is None)
+                output = cls._begin(target, wanted, overwrite, locks)
+            if output.already_complete:
+                _remove_scratch(target)  # of a run that was killed right after it was complete
+            return output
         except BaseException:
             for lock in locks:
                 lock.release(remove=False)
@@ -71,7 +76,7 @@ class Output:
     def _begin(cls, target: Path, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
         place, found = target, _header(target)
         if found is not None:
-            difference = _difference(found, wanted)
+            difference = first_difference(found, wanted)
             if found.get("complete") is True and difference is None and not overwrite:
                 return cls(target, target, found, locks, complete=True)
             if difference is not None and not overwrite:
@@ -88,7 +93,7 @@ class Output:
         locks.append(Lock(place, str(target)))
         # Another run may have changed it before the lock was ours.
         found = _header(place)
-        difference = None if found is None else _difference(found, wanted)
+        difference = None if found is None else first_difference(found, wanted)
         if found is not None and difference is None and found.get("complete") is True and place == target:
             locks.pop().release(remove=True)
             return cls(target, target, found, locks, complete=True)
@@ -164,6 +169,11 @@ class Output:
         with self._saving(name):
             self._array(name).write(selection, data)
 
+    def writer(self) -> OutputWriter:
+        """Writes to the arrays that were created, also in another process while this one holds the store."""
+        self._make()
+        return OutputWriter(self._place, self.path)
+
     def read(self, name: str, selection: Selection = None, out: np.ndarray | None = None) -> np.ndarray:
         """What has been written."""
         return self._array(name).read(selection, out)
@@ -202,6 +212,7 @@ class Output:
         if attributes:
             self.note(attributes)
         self._save({"complete": True, "progress": {}})
+        _remove_scratch(self._place)
         with self._saving("the whole"):
             if self._place != self.path:
                 _exchange(self._place, self.path)
@@ -239,16 +250,39 @@ class Output:
         while self._locks:
             self._locks.pop().release(remove=remove)
 
-    @contextmanager
-    def _saving(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                what = "no space left; free some and run the same command again, it continues."
-            else:
-                what = f"cannot be written: {error.strerror or error}; when that is mended, run the same command again."
-            raise DataError(f"{self.path}: {name}: {what}") from error
+    def _saving(self, name: str) -> AbstractContextManager[None]:
+        return _saving(self.path, name)
+
+
+class OutputWriter:
+    """Writes to arrays of an `Output`; a pickle of it is small. Different processes write different chunks."""
+
+    def __init__(self, place: Path, path: Path) -> None:
+        self._place = place
+        self._path = path
+        self._arrays: dict[str, WritableArray] = {}
+
+    def __reduce__(self) -> Any:
+        return OutputWriter, (self._place, self._path)
+
+    def write(self, name: str, selection: Selection, data: Any) -> None:
+        """See `Output.write`."""
+        with _saving(self._path, name):
+            if name not in self._arrays:
+                self._arrays[name] = open_writable(self._place, name, f"{self._path}: array {name}")
+            self._arrays[name].write(selection, data)
+
+
+@contextmanager
+def _saving(path: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            what = "no space left; free some and run the same command again, it continues."
+        else:
+            what = f"cannot be written: {error.strerror or error}; when that is mended, run the same command again."
+        raise DataError(f"{path}: {name}: {what}") from error
 
 
 def save(
@@ -286,13 +320,13 @@ def _header(folder: Path) -> dict[str, Any] | None:
         raise OutputExistsError(str(error)) from None
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
+def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
     """The first entry that differs, with both values; the rest of ``found`` does not matter at the top level."""
     names = list(wanted) if not prefix else list({**wanted, **found})
     for name in names:
         there, here = found.get(name), wanted.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            inner = _difference(there, here, f"{prefix}{name}.")
+            inner = first_difference(there, here, f"{prefix}{name}.")
             if inner is not None:
                 return inner
         elif type(there) is not type(here) or there != here:
@@ -346,6 +380,11 @@ def _empty(folder: Path, kind: str) -> None:
     (folder / "zarr.json").unlink()
 
 
+def _remove_scratch(folder: Path) -> None:
+    """Of a store that is complete; before, a kill would leave notes of things that are not there."""
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+
+
 def _remove_partial_files(folder: Path) -> None:
     """What a killed run was just writing."""
     for file in folder.rglob("*.partial"):
@@ -364,11 +403,15 @@ def _exchange(new: Path, target: Path) -> None:
         shutil.rmtree(old)
 
 
-def _complete_exchange(target: Path) -> bool:
+def complete_exchange(path: str | os.PathLike[str]) -> bool:
     """Finish what a run was doing that was killed after its new store was complete; whether there was such a run."""
+    target = _local(path)
     new = _beside(target, "new")
     header = _header(new)
     if header is None or header.get("complete") is not True:
+        old = _beside(target, "old")
+        if old.exists() and (_header(target) or {}).get("complete") is True:
+            shutil.rmtree(old)
         return False
     lock = Lock(new, str(target))
     _exchange(new, target)

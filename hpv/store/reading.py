@@ -94,6 +94,10 @@ def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) 
     if kind is not None and found != kind:
         raise StoreError(f"{path} is {_NAMES[str(found)]}; this needs {_NAMES[kind]}.")
     if header.get("complete") is not True:
+        from hpv.store.shards import shard_state, shards_of
+
+        if (of := shards_of(header)) is not None:
+            raise StoreError(f"{path} is incomplete: {shard_state(path, of)} {path}.")
         raise StoreError(f"{path} is incomplete: run the command that was writing it again, it continues.")
 
 
