@@ -135,7 +135,9 @@ def walk(layer: Layer, job: Walk) -> Walked:
     samples, nodes = layer.shape
     itemsize = layer.form.key.itemsize
     widest = _tile_width(nodes, job.usable // 2, job.per_node, _chunk(layer)[1])
-    ways = [way for width in _widths(widest, layer) for way in _ways(layer, job, width)]
+    # Where the tables of all nodes are there at once, blocks go through all of them.
+    widths = _widths(widest, layer) if job.per_node else [layer.shape[1]]
+    ways = [way for width in widths for way in _ways(layer, job, width)]
     if not ways:
         raise _too_large(layer, job)
     way = min(ways, key=lambda one: one.cost)

@@ -268,10 +268,10 @@ def rehearse(folder: Path) -> None:
     import torch
     from zarr.core.sync import cleanup_resources
 
-    from hpv import planning, scores, scoring, streaming
+    from hpv import scores, scoring, streaming, tiling
     from hpv.store import activations
 
-    planning.SEGMENT = planning.KEPT_CHUNK = planning.LARGEST_BLOCK = 1
+    tiling.SEGMENT = tiling.KEPT_CHUNK = tiling.LARGEST_BLOCK = 1
     scores.SCORE_CHUNK = scoring.SCORE_CHUNK = 100
     activations._ROWS, activations._MOST_NODES, activations._CHUNK_BYTES = (64, 128), 64, 1
     streaming.CHECKPOINT_SECONDS = 0.0

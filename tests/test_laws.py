@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv import backends, planning, streaming
+from hpv import backends, planning, streaming, tiling
 from hpv.fitting import prepare_fit
 from hpv.floats import BFLOAT16, FLOAT32, FLOAT64, FloatFormat
 from hpv.scanning import scan_pvalues
 from hpv.scoring import prepare_score, run_score
+from hpv.store import arrays
 from strategies import as_floats, as_input, formats, labels, matrices, pairs, seeds
 
 NAME = "activations"
@@ -79,8 +80,9 @@ def budgets(draw: st.DrawFn) -> Callable[[pytest.MonkeyPatch], None]:
     def shrink(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(planning, "_usable", lambda *_: usable)
         for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
-            patch.setattr(planning, limit, block)
-        patch.setattr(planning, "SEGMENT", segment)
+            patch.setattr(tiling, limit, block)
+        patch.setattr(tiling, "SEGMENT", segment)
+        patch.setattr(arrays, "LARGEST_REQUEST", 1)
         patch.setattr(backends, "CACHED_CODES", codes)
         patch.setattr(backends, "CODED_SAMPLES", 64)
 
@@ -93,6 +95,11 @@ def chunk_shapes(draw: st.DrawFn, shape: tuple[int, int]) -> tuple[int, int]:
     return draw(st.tuples(*(st.one_of(st.just(size), st.integers(1, size)) for size in shape)))
 
 
+READ_AGAIN = pytest.mark.filterwarnings("ignore:layer activations. every chunk:hpv.HpvWarning")
+"""Where the memory is made so small, chunks are read again and again."""
+
+
+@READ_AGAIN
 @given(pairs(samples=st.integers(1, 90), max_nodes=8), BINNINGS, st.booleans(), st.data())
 @settings(max_examples=30)
 def test_sources_chunks_budgets_and_threads(both, binning, by_class, data):
@@ -124,6 +131,7 @@ def test_sources_chunks_budgets_and_threads(both, binning, by_class, data):
         np.testing.assert_array_equal(background.pvalues(again), ranges)
 
 
+@READ_AGAIN
 @pytest.mark.parametrize("chunks", [None, (7, 200), (64, 64), (300, 20), (300, 200), (100, 70)])
 def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     """As above, larger, with the plan looked at: it really has several of each."""
@@ -136,8 +144,9 @@ def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     stored = values if chunks is None else as_zarr(values, FLOAT32, chunks)
     monkeypatch.setattr(planning, "_usable", lambda *_: 700_000)
     for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
-        monkeypatch.setattr(planning, limit, 15_000)
-    monkeypatch.setattr(planning, "SEGMENT", 30_000)
+        monkeypatch.setattr(tiling, limit, 15_000)
+    monkeypatch.setattr(tiling, "SEGMENT", 30_000)
+    monkeypatch.setattr(arrays, "LARGEST_REQUEST", 1)
     for threads in (1, 2, 3):
         layer = prepare_fit(stored, labels=names, pilot=100, threads=threads).plan.layers[0]
         assert len(layer.tiles) > 1

@@ -230,7 +230,7 @@ def test_capture(memory: str) -> None:
 def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.tiling.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
     ready = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
     out = f"{place}/b"
     with pytest.raises(Stop):
@@ -513,12 +513,14 @@ def test_chunks_are_read_with_one_request_each(memory: str, monkeypatch: pytest.
     asked: list[str] = []
     real = RemoteStore.get
 
-    async def get(store: RemoteStore, key: str, *rest: Any) -> Any:
+    async def get(store: RemoteStore, key: str, *rest: Any, **options: Any) -> Any:
         asked.append(key)
-        return await real(store, key, *rest)
+        return await real(store, key, *rest, **options)
 
     monkeypatch.setattr(RemoteStore, "get", get)
     monkeypatch.setattr(RemoteStore, "exists", None)
+    layer.read(slice(0, 1))  # the first time it is asked whether the array has changed
+    asked.clear()
     assert (layer.read(slice(0, 9000)) == 1).all()
     assert sorted(asked) == [f"layers/x/c/{i}/0" for i in range(3)]
 

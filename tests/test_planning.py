@@ -231,7 +231,7 @@ def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_c
     of_sample = sum(len(one) + 2 for one in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
     waiting = layer.part * threads if plan.together else segment_length(ready)
     assert waiting * of_sample <= max(memory // planning.TALLY_SHARE, threads * of_sample)
-    if layer.part > layer.block:
+    if layer.part > layer.block and not layer.window:
         whole = tiling.kept_chunks(shape[1], shape[0])[0]
         assert layer.part == shape[0] or layer.part % layer.block == layer.part % whole == 0
 

@@ -196,7 +196,7 @@ def test_a_killed_shard_continues(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 1000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 1000)
     ready = prepare_fit(data.source, pilot=100, memory="128MiB", threads=1)
     shard = cut(ready.source, "2/2")
     with pytest.raises(Kill):

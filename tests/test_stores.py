@@ -119,12 +119,12 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
     array = zarr.create_array(tmp_path / "x", shape=(900, 40), chunks=(64, 4), dtype="f4")
     array[...] = data["relu/1"]
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", seconds)
-    monkeypatch.setattr("hpv.planning.SEGMENT", 1)
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 1)
     with pytest.raises(Stop):
         fit_to_store(prepare_fit(tmp_path / "x", threads=1), tmp_path / "b", progress=StopAfter(13 * 900 * 4))
     kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
     assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
-    monkeypatch.setattr("hpv.planning.SEGMENT", 8 * (1024 + 508) * 4)
+    monkeypatch.setattr("hpv.tiling.SEGMENT", 8 * (1024 + 508) * 4)
     ready, proposed = prepare_fit(tmp_path / "x", threads=2), []
     propose = proposing._Pilot.propose
 
@@ -178,7 +178,7 @@ class Leaky(streaming.Queue):
 @pytest.mark.parametrize("twice", [False, True])
 def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatch, twice):
     background = hpv.fit(data)
-    monkeypatch.setattr("hpv.planning.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
     monkeypatch.setattr("hpv.planning.LEAST_IN_MEMORY", 4000)
     monkeypatch.setattr("hpv.planning.LARGEST_IN_MEMORY", 4000)
     monkeypatch.setattr("hpv.tiling.KEPT_CHUNK", 1)

@@ -50,6 +50,14 @@ class StoredArray:
         self.origin = origin
         """What messages call it."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: zarrs is opened anew there, with the settings and switches of there."""
+        return {**self.__dict__, "_fast": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fast = accelerated(self._array) if self._raw is None else None
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of its dimensions."""
@@ -130,7 +138,9 @@ class StoredArray:
             self._check_files(starts, stops)
         elif self._strict:
             self._refuse_missing(starts, stops)
-        for part in overlaps(starts, stops, self._request):
+        # zarrs decodes one chunk after the other, straight to where it belongs.
+        at_once = self._fast is not None and out.dtype == self.dtype and out.flags.c_contiguous
+        for part in overlaps(starts, stops, self.shape if at_once else self._request):
             low = tuple(start + side.start for start, side in zip(starts, part.outside, strict=True))
             high = tuple(start + side.stop for start, side in zip(starts, part.outside, strict=True))
             try:
