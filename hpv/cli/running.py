@@ -33,7 +33,8 @@ def fit(terminal: Terminal, *, out: str, overwrite: bool, **options: Any) -> Non
 
 def merge(terminal: Terminal, *, parts: Sequence[str], out: str, overwrite: bool) -> None:
     """``hpv merge``."""
-    background, already = merge_to_store(parts, out, overwrite=overwrite)
+    with terminal.meter("merge", len(parts), unit="parts") as meter:
+        background, already = merge_to_store(parts, out, overwrite=overwrite, progress=meter)
     document = {"command": "merge", "out": out, "already_complete": already, **background_facts(background)}
     terminal.result(document, _outcome(out, already), *background_summary(document))
 

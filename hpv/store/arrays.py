@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.core.group import GroupMetadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
@@ -22,6 +23,8 @@ from hpv.store.chunks import ChunkError, RawChunks, overlaps, read_region, write
 
 STRINGS = "string"
 """The dtype of arrays of strings."""
+GROUP = GroupMetadata()
+"""Metadata of a group within a store."""
 Selection = slice | Sequence[slice] | None
 
 
