@@ -17,6 +17,7 @@ PARTS = {
     "library": "hpv's calls as multiples of a copy",
     "peers": "hpv beside other libraries",
     "streaming": "stores on disk: time and memory",
+    "soak": "the commands on a store many times as large as the memory",
     "startup": "the command line, cold and warm",
     "kernels": "compiled loops as multiples of a copy",
     "scaling": "time against samples and nodes",
@@ -33,6 +34,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Options, a
     parser.add_argument("--rounds", type=int, default=default.rounds, help="every figure is the least of so many")
     parser.add_argument("--threads", type=int, default=default.threads, help="of streaming and of gains")
     parser.add_argument("--store-bytes", type=float, default=default.store_bytes, help="of the streamed store")
+    parser.add_argument("--soak-bytes", type=float, default=default.soak_bytes, help="of the store of the soak")
+    parser.add_argument("--soak-memory", default=default.soak_memory, help="budget of the soak")
     parser.add_argument("--memory", default=default.memory, help="budget of the streaming part")
     parser.add_argument("--folder", help="where temporary stores are made")
     parser.add_argument("--warm-only", dest="cold", action="store_false", help="never empty the page cache")
@@ -40,9 +43,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Options, a
     wrong = [part for part in chosen.parts if part not in PARTS]
     if wrong:
         parser.error(f"no part {wrong[0]}; choose from {', '.join(PARTS)}")
-    if min(chosen.rounds, chosen.threads, chosen.store_bytes) < 1:
-        parser.error("--rounds, --threads and --store-bytes are numbers from 1 on")
-    chosen.store_bytes = int(chosen.store_bytes)
+    if min(chosen.rounds, chosen.threads, chosen.store_bytes, chosen.soak_bytes) < 1:
+        parser.error("--rounds, --threads, --store-bytes and --soak-bytes are numbers from 1 on")
+    chosen.store_bytes, chosen.soak_bytes = int(chosen.store_bytes), int(chosen.soak_bytes)
     named = {one.name for one in fields(Options)}
     options = replace(default, **{name: value for name, value in vars(chosen).items() if name in named})
     return chosen.parts or list(PARTS), options, chosen

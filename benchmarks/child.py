@@ -75,8 +75,8 @@ def score(store: str, background: str, out: str, memory: str, threads: int) -> S
     yield {**took, "planned": planned, "found": float(scores.get(*scores.kinds[0]).score.sum())}
 
 
-def fit_in_memory(store: str, memory: str, threads: int) -> Steps:
-    """The fit of the same values as one array."""
+def fit_in_memory(store: str, memory: str, threads: int, times: int = 1) -> Steps:
+    """The fit of the same values as one array; counted so many times, for a store of so many times the samples."""
     import hpv
 
     yield {}
@@ -84,12 +84,14 @@ def fit_in_memory(store: str, memory: str, threads: int) -> Steps:
     yield load()
     watch = Stopwatch()
     background = hpv.fit({layer_name(store): values}, memory=memory, threads=threads)
+    for _ in range(times - 1):
+        hpv.fit({layer_name(store): values}, edges=background, memory=memory, threads=threads)
     took = watch.read()
     yield {**took, "found": background.fingerprint}
 
 
-def score_in_memory(store: str, background: str, memory: str, threads: int) -> Steps:
-    """The scores and codes of the same values as one array; nothing is written."""
+def score_in_memory(store: str, background: str, memory: str, threads: int, times: int = 1) -> Steps:
+    """The scores and codes of the same values as one array, made so many times; nothing is written."""
     import hpv
     from hpv.scoring import prepare_score, run_score
     from hpv.streaming import Quiet
@@ -101,7 +103,9 @@ def score_in_memory(store: str, background: str, memory: str, threads: int) -> S
     parts: list[Any] = []
     source = {layer_name(store): values}
     ready = prepare_score(hpv.open(background), source, memory=memory, threads=threads)  # type: ignore[arg-type]
-    run_score(ready, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
+    for _ in range(times):
+        parts.clear()
+        run_score(ready, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
     took = watch.read()
     yield {**took, "found": float(sum(part[ready.options.kinds[0]].score.sum() for part in parts))}
 

@@ -40,6 +40,9 @@ class Options:
     store_bytes: int = 4_000_000_000
     memory: str = "512MiB"
     streamed: tuple[str, ...] = ("fit", "score")
+    soak_bytes: int = 20_000_000_000
+    """Of the store of the soak; at most what fits on the disk."""
+    soak_memory: str = "1GiB"
     cold: bool = True
     """Also with an empty page cache, where this user may empty it."""
     folder: str | None = None

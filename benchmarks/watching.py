@@ -56,12 +56,8 @@ class Child:
         return found
 
     def private(self) -> int | None:
-        """Private resident memory now, bytes: what is resident and not shared with files."""
-        try:
-            _, resident, shared, *_ = Path(f"/proc/{self._process.pid}/statm").read_text().split()
-        except (OSError, ValueError):
-            return None
-        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+        """Private resident memory now, bytes."""
+        return private_memory(self._process.pid)
 
     def _watch(self, done: threading.Event) -> None:
         self.peak = None
@@ -81,6 +77,15 @@ class Child:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()  # type: ignore[union-attr]
+
+
+def private_memory(process: int) -> int | None:
+    """Of a process, bytes: what is resident and not shared with files; None where the system does not tell."""
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{process}/statm").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
 
 def empty_page_cache() -> bool:

@@ -85,7 +85,9 @@ def fit_to_store(
     return background, False
 
 
-def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool = False) -> tuple[Background, bool]:
+def merge_to_store(
+    paths: Sequence[str | Path], out: str | Path, overwrite: bool = False, progress: streaming.Progress | None = None
+) -> tuple[Background, bool]:
     """Merge backgrounds into a store; the background, and whether it was there already."""
     places = [absolute_path(path) for path in paths]
     if len(set(places)) < len(places):
@@ -93,7 +95,10 @@ def merge_to_store(paths: Sequence[str | Path], out: str | Path, overwrite: bool
         raise InputError(f"merge: {twice} is given twice; its samples would count double. Give every part once.")
     if absolute_path(out) in places:
         raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
-    parts = [open_background(path) for path in paths]
+    parts = []
+    for path in paths:
+        parts.append(open_background(path))
+        (progress or streaming.Quiet()).advance(parts[-1].state_bytes)
     merged = merge(parts)
     request = {"command": "merge", "parts": sorted(part.fingerprint for part in parts)}
     with Output.begin(out, BACKGROUND, request, overwrite=overwrite) as output:

@@ -169,7 +169,7 @@ def merge_parts(
     stores = [open_store(path) for path in paths]
     if stores[0].kind != SCORES:
         _by_number(store for store in stores if "shard" in store.request)
-        return merge_to_store(paths, out, overwrite=overwrite)
+        return merge_to_store(paths, out, overwrite=overwrite, progress=progress)
     return _merge(stores, _without(stores[0].request, "shard"), out, overwrite, progress)
 
 

@@ -40,7 +40,7 @@ def load(samples={samples}, seed=1):
 def load_others():
     return load({samples} // 8, 2)
 """
-SMALL = (700, 200, 70)
+SMALL = (400, 128, 40)
 """Samples, nodes, and samples of a batch."""
 COMMANDS = ("capture", "fit", "score", "merge")
 Start = Callable[[Sequence[str]], int]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import hpv
 from benchmarks import __main__ as command
-from benchmarks import child, kernels, library, measuring, peers, scaling, startup, streaming
+from benchmarks import child, kernels, library, measuring, peers, scaling, soak, startup, streaming
 from benchmarks.measuring import Options, Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,6 +148,34 @@ def test_streaming(tmp_path: Path) -> None:
     assert row["in_time"] == (row["ratio"] <= streaming.MOST_TIME)
     assert row["budget_MiB"] == 512
     assert not list(tmp_path.iterdir())
+
+
+def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "IN_MEMORY", 2_000_000)
+    monkeypatch.setattr(soak, "empty_page_cache", lambda: False)
+    monkeypatch.setattr(soak, "settle", lambda: None)
+    (table,) = soak.measure(Options(soak_bytes=4_000_000, soak_memory="256MiB", threads=1, folder=str(tmp_path)))
+    check(table, ("first_MiB", "median_MiB", "max_MiB", "last_MiB", "in_budget"))  # too quick to be seen
+    assert [(row["what"], row["page_cache"]) for row in table.rows] == [("fit", "advised"), ("score", "advised")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_soak_is_as_large_as_fits() -> None:
+    assert soak.fitting_size(20_000_000_000, 100_000_000_000) == 20_000_000_000
+    assert soak.fitting_size(20_000_000_000, 12_000_000_000) == 4_000_000_000
+    with pytest.raises(RuntimeError, match="5 GB are free: too little"):
+        soak.fitting_size(20_000_000_000, 5_000_000_000)
+
+
+def test_memory_of_a_command_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "INTERVAL", 0.05)
+    monkeypatch.setattr(soak, "READING", 10_000_000)
+    code = "import time; open('/dev/zero', 'rb').read(50_000_000); x = bytearray(b'1') * 50_000_000; time.sleep(0.5)"
+    took, memory = soak.watch([sys.executable, "-c", code])
+    assert took > 0.5
+    assert max(memory) > 50_000_000
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        soak.watch([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_streaming_leaves_nothing_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

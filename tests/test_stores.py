@@ -179,8 +179,8 @@ class Leaky(streaming.Queue):
 def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatch, twice):
     background = hpv.fit(data)
     monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
-    monkeypatch.setattr("hpv.planning.LEAST_IN_MEMORY", 4000)
-    monkeypatch.setattr("hpv.planning.LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.tiling.LEAST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_IN_MEMORY", 4000)
     monkeypatch.setattr("hpv.tiling.KEPT_CHUNK", 1)
     monkeypatch.setattr(Leaky, "twice", twice)
     monkeypatch.setattr(streaming, "Queue", Leaky)
@@ -219,7 +219,7 @@ def test_counts_carry_what_they_have_seen(data, monkeypatch):
     """Should a range be lost where that is not noticed at once, the state of its layer shows it."""
     monkeypatch.setattr(streaming, "first_gap", lambda *_: None)
     monkeypatch.setattr(streaming, "Queue", Leaky)
-    monkeypatch.setattr("hpv.planning.LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.tiling.LARGEST_IN_MEMORY", 4000)
     with pytest.raises(hpv.DataError, match=r"node 0 has seen \d+ of 900 samples; part of the work was lost"):
         hpv.fit(data, edges={name: [0.0] for name in data})
 

@@ -16,6 +16,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.core.buffer.cpu import NDBuffer
+from zarr.core.group import GroupMetadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
@@ -30,6 +31,8 @@ LARGEST_REQUEST = 1 << 20
 """Bytes of small chunks that Zarr is asked for at once."""
 FRUGAL = {"bytes", "blosc", "crc32c", "endian", "numcodecs.blosc", "numcodecs.zstd", "sharding_indexed", "zstd"}
 """Codecs that hold a chunk twice while they decode it, as it was and as it becomes; measured. Others: four times."""
+GROUP = GroupMetadata()
+"""Metadata of a group within a store."""
 Selection = slice | Sequence[slice] | None
 
 

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 
 from hpv.errors import DataError, InputError, OutputExistsError, StoreError
-from hpv.store.arrays import STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
+from hpv.store.arrays import GROUP, STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
 from hpv.store.locks import Lock
 from hpv.store.places import ROOT, Place, output_place, place_of
 from hpv.store.reading import RESERVED, VERSION, read_header
@@ -161,6 +161,9 @@ class Output:
                         f"use another path, or overwrite it."
                     )
                 self._arrays[name] = array
+                # A run that stopped while it made them may have left arrays without the groups around them.
+                parents = (str(parent) for parent in PurePosixPath(name).parents if parent.name)
+                self._wanted |= {parent: GROUP for parent in parents if parent not in group}
             else:
                 names = None if dimension_names is None else tuple(dimension_names)
                 noted = json.dumps(dict(attributes or {}))
