@@ -138,6 +138,8 @@ def walk(layer: Layer, job: Walk) -> Walked:
     # Where the tables of all nodes are there at once, blocks go through all of them.
     widths = _widths(widest, layer) if job.per_node else [layer.shape[1]]
     ways = [way for width in widths for way in _ways(layer, job, width)]
+    if not ways and job.per_node:  # narrower tiles leave more room for chunks, at the price of reading them again
+        ways = next(filter(None, (list(_ways(layer, job, width)) for width in _halves(widest))), [])
     if not ways:
         raise _too_large(layer, job)
     way = min(ways, key=lambda one: one.cost)
@@ -291,7 +293,7 @@ def _pilot_way(layer: Layer, job: Walk, way: Way) -> Way:
         fetched = sum(run.stop - run.start for run in job.pilot) * _columns(layer, widest) * itemsize
         return Way(widest, way.block, way.block, 0, way.readers, packed + way.buffers, 0, fetched)
     scratch, found = layer.scratch(chunk_rows), list[Way]()
-    for width in (*_widths(widest, layer), *(widest >> n for n in range(1, widest.bit_length()))):
+    for width in (*_widths(widest, layer), *_halves(widest)):
         if found and width < chunk_nodes:
             break
         columns = _columns(layer, width) * itemsize
@@ -374,6 +376,11 @@ def _widths(widest: int, layer: Layer) -> Iterator[int]:
     while layer.reads_whole and width >= chunk:
         yield width // chunk * chunk
         width //= 2
+
+
+def _halves(width: int) -> Iterator[int]:
+    while width := width // 2:
+        yield width
 
 
 def _cut(length: int, step: int) -> tuple[slice, ...]:
