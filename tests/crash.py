@@ -1,6 +1,6 @@
 """Kill hpv at random moments and let it go on, again and again: in the end the same bits as if nothing had happened.
 
-    python tests/crash.py [--store-bytes 2e9] [--kills 20] [--command fit] [--memory 512MiB] [--folder DIR] [--seed 0]
+    python tests/crash.py [--store-bytes 2e9] [--kills 20] [--command fit=5] [--memory 512MiB] [--folder DIR] [--seed 0]
 
 makes an activation store of that size, then runs the commands capture, fit, score and merge as processes of their own,
 each once undisturbed and then until it was killed (SIGKILL) so many times, always continued by the same command. It
@@ -316,12 +316,15 @@ def main() -> int:
     parser = argparse.ArgumentParser("crash.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--store-bytes", type=float, default=2e9, help="of the activations")
     parser.add_argument("--kills", type=int, default=20, help="of each command")
-    parser.add_argument("--command", action="append", choices=COMMANDS, help="default: all; may be given again")
+    parser.add_argument("--command", action="append", metavar="NAME[=KILLS]", help="default: all; may be given again")
     parser.add_argument("--memory", default="512MiB", help="budget of fit and score")
     parser.add_argument("--folder", help="where everything is made, and removed again")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--small", action="store_true", help="little data, in children of one process that is loaded")
     chosen = parser.parse_args()
+    unknown = [asked for asked in chosen.command or () if asked.partition("=")[0] not in COMMANDS]
+    if unknown:
+        parser.error(f"--command {unknown[0]}: give one of {', '.join(COMMANDS)}")
     with tempfile.TemporaryDirectory(prefix="hpv-crash-", dir=chosen.folder) as name:
         folder = Path(name)
         if chosen.small:
@@ -332,8 +335,9 @@ def main() -> int:
         else:
             torment, nodes = Torment(folder, spawn, can_open, chosen.seed, chosen.memory), 4096
             torment.prepare(int(chosen.store_bytes / (2 * nodes * 4)), nodes, 256)
-        for command in chosen.command or COMMANDS:
-            report = torment.torment(command, chosen.kills)
+        for asked in chosen.command or COMMANDS:
+            command, _, kills = asked.partition("=")
+            report = torment.torment(command, int(kills or chosen.kills))
             print(json.dumps(asdict(report)) if chosen.small else report, flush=True)
     return 0
 
