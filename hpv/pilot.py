@@ -221,9 +221,12 @@ def _uniform_bins(
     sturges = np.array([math.log2(int(size)) + 1 for size in sizes])[where]
     narrowing = np.array([int(size) ** (-1 / 3) for size in sizes])[where]
     # Quartiles near 0 between values that are not: only whether they differ counts, the bins are many then.
-    close = (np.abs(doubles[:, 2:]).max(axis=1) < _CLOSE) & ~tiny
-    quartiles = values[:, 2:].copy()
-    quartiles[close] = _as_units(doubles[close, 2:])
+    neighbours, quartiles = doubles[:, 2:].copy(), values[:, 2:].copy()
+    for at, percent in ((0, 25), (2, 75)):  # a quartile that is one of the values has nothing to do with the next one
+        exact = _rest(finite, percent) == 0
+        neighbours[exact, at + 1] = neighbours[exact, at]
+    close = (np.abs(neighbours).max(axis=1) < _CLOSE) & ~tiny
+    quartiles[close] = _as_units(neighbours[close])
     small = tiny | close
     lower, upper = (_quartile(quartiles[:, at : at + 2], finite, percent, small) for at, percent in ((0, 25), (2, 75)))
     spread = upper - lower
@@ -261,8 +264,13 @@ def _rounded(units: np.ndarray, tiny: np.ndarray) -> np.ndarray:
 def _quartile(neighbours: np.ndarray, finite: np.ndarray, percent: int, tiny: np.ndarray) -> np.ndarray:
     """Linear interpolation between two neighbouring order statistics (n, 2)."""
     start, following = neighbours[:, 0], neighbours[:, 1]
-    rest = np.maximum(finite - 1, 0) * percent % 100 / 100
+    rest = _rest(finite, percent)
     return np.where(rest > 0, start + _rounded((following - start) * rest, tiny), start)
+
+
+def _rest(finite: np.ndarray, percent: int) -> np.ndarray:
+    """How far a quartile is on the way from one of the ``finite`` values to the next."""
+    return np.maximum(finite - 1, 0) * percent % 100 / 100
 
 
 def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.ndarray:

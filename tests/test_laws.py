@@ -320,3 +320,18 @@ def test_files_are_left_alone(tmp_path):
     background.scan(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_a_subnormal_quartile_next_to_a_large_value():
+    """Flushed to zero, the quartiles of what is not modal would be equal, and the bins wider."""
+    step = 2.0**-1022 / 4
+    values = np.array(
+        [-1] * 3 + [0] * 10 + [-3 * step] + [-2 * step] * 5 + [-step, step, 2 * step] + [3 * step] * 3 + [1]
+    )
+    expected = hpv.edges(values[:, None], binning="uniform")["activations"]
+    assert torch.set_flush_denormal(True)
+    try:
+        found = hpv.edges(values[:, None], binning="uniform")["activations"]
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(found.view(np.int64), expected.view(np.int64))
