@@ -30,6 +30,7 @@ from hpv import scores, scoring, streaming
 from hpv.cli import main
 from hpv.fitting import prepare_fit
 from hpv.opening import fit_to_store, merge_to_store
+from hpv.sharding import cut, fit_shard, merge_shards
 from hpv.store import BACKGROUND, SCORES, Output, locks, open_store, places, remote, save_activations
 from hpv.store.locks import ObjectLock
 from hpv.store.remote import RemoteStore
@@ -222,6 +223,21 @@ def test_capture(memory: str) -> None:
     (layer,) = layers(captured)
     np.testing.assert_array_equal(layer.read(slice(0, 30)), model[:2](torch.cat(batches)).detach().numpy())
     assert hpv.capture(model, batches, f"{memory}/a", layers="1", ids=map(str, range(30))).already_complete
+
+
+def test_shards(place: str, local: Path) -> None:
+    ready = prepare_fit(local / "a", by_class=True, pilot=300)
+    for number in (3, 1):
+        fit_shard(ready, cut(ready.source, f"{number}/3"), f"{place}/b")
+    with pytest.raises(hpv.StoreError, match="shard 2 of 3 is missing"):
+        hpv.open(f"{place}/b")
+    fit_shard(ready, cut(ready.source, "2/3"), f"{place}/b")
+    merged, already = merge_shards(f"{place}/b")
+    assert (merged.fingerprint, already) == (hpv.open(local / "b").fingerprint, False)
+    assert merge_shards(f"{place}/b")[1]
+    for number in (1, 2):
+        hpv.score(merged, local / "a", f"{place}/s", shard=f"{number}/2")
+    assert_same_scores(hpv.merge(f"{place}/s"), hpv.open(local / "s"))
 
 
 # ---------------------------------------------------------------- outputs that exist
