@@ -277,13 +277,17 @@ class Output:
 
 
 class OutputWriter:
-    """Writes to arrays of an `Output`; a pickle of it is small. Different processes write different chunks."""
+    """Writes to arrays of an `Output` from any thread; a pickle of it is small.
+
+    Threads may write to parts of the same chunk, different processes must write to different chunks.
+    """
 
     def __init__(self, place: str, shown: str) -> None:
         """``place``: where it is written; ``shown``: the output's name in messages."""
         self._place, self._shown = place, shown
         self._store = place_of(place).store
         self._arrays: dict[str, WritableArray] = {}
+        self._opening = threading.Lock()
 
     def __reduce__(self) -> Any:
         return OutputWriter, (self._place, self._shown)
@@ -291,8 +295,9 @@ class OutputWriter:
     def write(self, name: str, selection: Selection, data: Any) -> None:
         """See `Output.write`."""
         with _saving(self._shown, name):
-            if name not in self._arrays:
-                self._arrays[name] = open_writable(self._store, name, f"{self._shown}: array {name}")
+            with self._opening:  # one object for all threads: it has the lock of chunks that are written in parts
+                if name not in self._arrays:
+                    self._arrays[name] = open_writable(self._store, name, f"{self._shown}: array {name}")
             self._arrays[name].write(selection, data)
 
 
