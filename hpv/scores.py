@@ -311,6 +311,11 @@ class KeptBlocks:
         self.background: Background | None = None
         self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can keep blocks there, too."""
+        return self.writer.is_portable
+
     def chunk_rows(self, nodes: int) -> int:
         """Samples of the tallest chunk of a layer with so many nodes: ranges from its multiples on share no chunk.
 

@@ -41,6 +41,10 @@ class WriteCodes(Protocol):
     def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray, /) -> None:
         """Codes (s, n) of samples and nodes of a layer, and the groups (s,) that answer for the samples."""
 
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can do it, too."""
+
     def chunk_rows(self, nodes: int) -> int:
         """Ranges of samples that start at multiples of this, of a layer with so many nodes, may be kept at once."""
 
@@ -187,7 +191,7 @@ def run_score(
     Where a Dask cluster is active and can read the data, its workers do this, with copies of ``write_codes``.
     """
     client = streaming.active_client()
-    if client is not None and ready.source.is_portable:
+    if client is not None and ready.source.is_portable and (write_codes is None or write_codes.is_portable):
         from hpv.cluster import score_on_cluster
 
         score_on_cluster(client, ready, progress, write, write_codes, start)

@@ -28,6 +28,7 @@ from hpv.opening import fit_to_store
 from hpv.scores import Scores, write_scores
 from hpv.scoring import prepare_score
 from hpv.sources import open_activations
+from hpv.store import save_activations
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*are NaN:hpv.HpvWarning")
 KINDS: dict[str, Any] = {"statistics": ("berk_jones", "higher_criticism"), "keep": ("codes", "ranges")}
@@ -156,6 +157,17 @@ def test_arrays_in_memory_stay_here(client: Client) -> None:
     before = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
     hpv.fit(np.random.default_rng(0).normal(size=(500, 7)).astype("f4"))
     assert client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter) == before
+
+
+def test_what_is_in_the_memory_of_this_process_stays_here(client: Client, store: Path) -> None:
+    values = np.asarray(zarr.open_array(store, path="conv", mode="r")[:])
+    background = hpv.fit(values)
+    save_activations("memory://cluster/a", {"x": values})
+    assert not open_activations("memory://cluster/a").is_portable
+    assert not open_activations(zarr.create_array(zarr.storage.MemoryStore(), data=values)).is_portable
+    assert hpv.fit("memory://cluster/a").edges("x").tobytes() == background.edges("activations").tobytes()
+    scores = hpv.score(hpv.fit(store), store, "memory://cluster/s")
+    assert scores.codes("conv").read().shape == values.shape
 
 
 def test_a_local_cluster_of_processes(store: Path) -> None:

@@ -292,6 +292,11 @@ class OutputWriter:
     def __reduce__(self) -> Any:
         return OutputWriter, (self._place, self._shown)
 
+    @property
+    def is_portable(self) -> bool:
+        """Whether another process can write there, too."""
+        return not self._place.startswith("memory:")
+
     def write(self, name: str, selection: Selection, data: Any) -> None:
         """See `Output.write`."""
         with _saving(self._shown, name):
