@@ -55,6 +55,10 @@ class FloatFormat:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """There is one object of each format, in every process: they are compared by ``is``."""
+        return float_format, (self.name,)
+
 
 FLOAT16 = FloatFormat("float16", np.dtype("f2"), np.dtype("i2"), 10, 5)
 BFLOAT16 = FloatFormat("bfloat16", np.dtype("u2"), np.dtype("i2"), 7, 8)

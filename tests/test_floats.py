@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -218,3 +219,8 @@ def test_formats_are_found_by_name(form: FloatFormat):
 def test_other_dtypes_are_refused(dtype: object):
     with pytest.raises(InputError, match=r"layer conv1: dtype .* is not one of float16, bfloat16, float32, float64"):
         float_format(dtype, "layer conv1")
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=str)
+def test_a_format_is_the_same_object_in_another_process(form):
+    assert pickle.loads(pickle.dumps(form)) is form
