@@ -223,4 +223,4 @@ def test_other_dtypes_are_refused(dtype: object):
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=str)
 def test_a_format_is_the_same_object_in_another_process(form):
-    assert pickle.loads(pickle.dumps(form)) is form
+    assert pickle.loads(pickle.dumps(form)) is form  # noqa: S301
