@@ -146,6 +146,10 @@ def merge_shards(out: str | Path, progress: streaming.Progress | None = None) ->
     The output equals that of one run over all samples. ``StoreError`` names shards that are missing or unfinished,
     ``InputError`` those that belong elsewhere. A run that was killed is continued by the same call.
     """
+    try:
+        read_header(place_of(out))
+    except StoreError:
+        raise InputError(f"{out} is no store of hpv: give what hpv fit or score --shard wrote to.") from None
     complete_exchange(out)
     header = read_header(place_of(out))
     of = None if header is None else shards_of(header)
