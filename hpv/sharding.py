@@ -149,7 +149,7 @@ def merge_shards(out: str | Path, progress: streaming.Progress | None = None) ->
     try:
         read_header(place_of(out))
     except StoreError:
-        raise InputError(f"{out} is no store of hpv: give what hpv fit or score --shard wrote to.") from None
+        raise InputError(f"{out} is not a store of hpv: give what hpv fit or score --shard wrote to.") from None
     complete_exchange(out)
     header = read_header(place_of(out))
     of = None if header is None else shards_of(header)
