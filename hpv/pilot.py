@@ -127,25 +127,23 @@ def pilot_runs(samples: int, pilot: int | Literal["auto"] | None) -> list[slice]
     return [slice(start, start + RUN) for start in starts]
 
 
-def propose(ordered: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
-    """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), each lane ascending."""
+def propose(packed: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
+    """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), which it sorts in place."""
     from hpv.kernels import placing
 
-    counted = np.empty(nodes, np.int64)
-    placing.count_numbers(ordered, form.missing, counted)
     fraction = rule.modal_fraction if covers_all else rule.modal_fraction / 2
     room = int(1 / fraction) + 1
     starts, stops = np.zeros((nodes, room), np.int64), np.zeros((nodes, room), np.int64)
-    found = np.zeros(nodes, np.int64)
-    placing.find_modal(ordered, counted, fraction.numerator, fraction.denominator, starts, stops, found)
+    counted, found = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64)
+    placing.order(packed, form.missing, fraction.numerator, fraction.denominator, counted, starts, stops, found)
     edges = np.full((nodes, rule.most_edges), form.unused, form.key)
     if rule.binning == "uniform":
-        inside = _uniform(ordered, counted, (starts, stops, found), form, int(rule.bins))
-        placing.unite(inside, ordered, starts, found, form.infinity, edges)
+        inside = _uniform(packed, counted, (starts, stops, found), form, int(rule.bins))
+        placing.unite(inside, packed, starts, found, form.infinity, edges)
     else:
         for size in np.unique(counted):
             placing.place_by_measure(
-                ordered, np.flatnonzero(counted == size), counted, starts, stops, found,
+                packed, np.flatnonzero(counted == size), counted, starts, stops, found,
                 _measure(int(size), rule.binning), int(rule.bins), MOST_INNER_EDGES, form.infinity, edges,
             )  # fmt: skip
     return trim(edges, form)

@@ -14,19 +14,17 @@ from hpv.blocks import Block, in_place, read_block
 from hpv.floats import FloatFormat
 from hpv.kernels.coding import padded_rows
 from hpv.kernels.lanes import ROWS
-from hpv.kernels.sorting import pack_keys, room_for, sort_lanes
+from hpv.kernels.sorting import pack_keys, room_for
 from hpv.pilot import Edges, LayerEdges, Rule, propose
 from hpv.planning import LayerPlan, plan_fit
 from hpv.resources import MIB
 from hpv.sources import Layer, open_activations
 from hpv.windows import windowed
 
-CACHED_PILOT = 8 * MIB
-"""Pilot values that a thread reads and orders before the next ones, where reading them costs nothing."""
-LEAST_TILE = 256
+CACHED_PILOT = 4 * MIB
+"""Pilot values that a thread orders, and places edges by, before the next ones: they stay in the cache."""
+LEAST_TILE = 128
 """Nodes that are worth the trouble of a tile of their own."""
-SORTED_TOGETHER = 8
-"""Blocks of lanes that are sorted before their edges are placed: few enough to stay in the cache."""
 
 
 def edges(
@@ -168,8 +166,7 @@ class _Pilot:
     def _place(self, tile: slice, packed: np.ndarray, blocks: slice) -> list[np.ndarray]:
         nodes, lanes = tile.stop - tile.start, packed.shape[2]
         parts = []
-        for some in streaming.blocks(blocks, SORTED_TOGETHER):
-            sort_lanes(packed[some])
+        for some in streaming.blocks(blocks, max(1, CACHED_PILOT // packed[0].nbytes)):
             count = min(nodes, some.stop * lanes) - some.start * lanes
             covers_all = self.samples == self.layer.shape[0]
             parts.append(propose(packed[some], count, self.layer.form, self.rule, covers_all))

@@ -82,6 +82,14 @@ def _address(context: Any, builder: ir.IRBuilder, kind: types.Array, array: Any,
     return builder.gep(context.make_array(kind)(context, builder, array).data, [offset])
 
 
+def _call(builder: ir.IRBuilder, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Call one of LLVM's own functions."""
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+    return builder.call(function, arguments)
+
+
 def _splat(builder: ir.IRBuilder, lanes: Lanes, value: Any) -> Any:
     """A vector that holds the integer ``value``, cut to the width of a lane, in every lane."""
     narrow = builder.trunc(value, lanes.llvm.element) if lanes.bits < value.type.width else value
@@ -100,11 +108,7 @@ def _first_lanes(builder: ir.IRBuilder, lanes: Lanes, width: Any) -> Any:
 
 def _masked(builder: ir.IRBuilder, verb: str, vector: ir.VectorType, result: Any, arguments: list[Any]) -> Any:
     """Call LLVM's masked load or store, which touches no memory outside the mask."""
-    name = f"llvm.masked.{verb}.v{vector.count}i{vector.element.width}.p0"
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
-    return builder.call(function, arguments)
+    return _call(builder, f"llvm.masked.{verb}.v{vector.count}i{vector.element.width}.p0", result, arguments)
 
 
 def _keys(builder: ir.IRBuilder, lanes: Lanes, bits: Any, infinity: Any, missing: ir.Constant) -> Any:
@@ -168,6 +172,29 @@ def load_keys(typing: Any, bits: Any, rows: Any, i: Any, first: Any, width: Any,
         return context.make_tuple(builder, signature.return_type, stack)
 
     return signature, generate
+
+
+@intrinsic
+def fetch_keys(typing: Any, bits: Any, rows: Any, i: Any, first: Any) -> Any:
+    """Ask for what ``load_keys`` will load there before it is needed; no row may be -1."""
+    signature = types.void(bits, rows, i, first)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        bits, rows, i, first = arguments
+        columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, bits).shape, 1)
+        for q in range(ROWS):
+            row = _address(context, builder, signature.args[1], rows, builder.add(i, i.type(q)))
+            offset = builder.add(builder.mul(builder.load(row, typ=ir.IntType(64)), columns), first)
+            _prefetch(builder, _address(context, builder, signature.args[0], bits, offset))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _prefetch(builder: ir.IRBuilder, address: Any) -> None:
+    """Ask for a line of the cache, wherever it may lie: there need not be memory."""
+    number, place = ir.IntType(32), builder.bitcast(address, ir.IntType(8).as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, number(0), number(2), number(1)])
 
 
 @intrinsic

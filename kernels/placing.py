@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpv.kernels.compiling import kernel
+from hpv.kernels.sorting import sort_lanes
 
 # Measures this close to a target are equally near to it; the larger value wins.
 NEAR = 1e-12
@@ -62,6 +63,21 @@ def lane_of(ordered, node):
     """The ordered keys (m,) of a node."""
     lanes = ordered.shape[2]
     return ordered[node // lanes, :, node % lanes]
+
+
+@kernel
+def order(packed, missing, numerator, denominator, counted, starts, stops, found):
+    # (b, m, l) -> (b, m, l), (n,), (n, c), (n, c), (n,)
+    """Sort every lane in place, count its numbers and find its modal values, block after block in the cache.
+
+    All in one call: between two calls threads would wait for each other.
+    """
+    lanes = packed.shape[2]
+    for b in range(packed.shape[0]):
+        block, some = packed[b : b + 1], slice(b * lanes, min((b + 1) * lanes, counted.size))
+        sort_lanes(block)
+        count_numbers(block, missing, counted[some])
+        find_modal(block, counted[some], numerator, denominator, starts[some], stops[some], found[some])
 
 
 @kernel

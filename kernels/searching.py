@@ -13,7 +13,7 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from hpv.kernels.lanes import LANE_BYTES, Lanes, _address, _keys, _lanes_of, _splat
+from hpv.kernels.lanes import LANE_BYTES, Lanes, _address, _call, _keys, _lanes_of, _prefetch, _splat
 from hpv.kernels.rules import MISSING_CODE
 
 # Processors shuffle within blocks of this size, and such blocks, in one step.
@@ -35,14 +35,6 @@ def _load(builder: ir.IRBuilder, address: Any, lanes: Lanes) -> Any:
 def _store(builder: ir.IRBuilder, address: Any, value: Any) -> None:
     pointer = builder.bitcast(address, value.type.as_pointer())
     builder.store(value, pointer, align=value.type.element.width // 8)
-
-
-def _call(builder: ir.IRBuilder, name: str, result: Any, arguments: list[Any]) -> Any:
-    """Call one of LLVM's own functions."""
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(result, [a.type for a in arguments]), name)
-    return builder.call(function, arguments)
 
 
 def _shuffle(builder: ir.IRBuilder, one: Any, other: Any, order: list[int]) -> Any:
@@ -420,9 +412,7 @@ def fetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
         columns = builder.extract_value(context.make_array(signature.args[0])(context, builder, array).shape, 1)
         start = builder.add(builder.mul(row, columns), column)
         for c in range(0, GROUP, LANE_BYTES * 8 // signature.args[0].dtype.bitwidth):
-            place = _address(context, builder, signature.args[0], array, builder.add(start, start.type(c)))
-            place = builder.bitcast(place, ir.IntType(8).as_pointer())
-            _call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, INT32(0), INT32(2), INT32(1)])
+            _prefetch(builder, _address(context, builder, signature.args[0], array, builder.add(start, start.type(c))))
         return context.get_dummy_value()
 
     return signature, generate

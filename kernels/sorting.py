@@ -17,12 +17,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, ROWS, _address, _lanes_of, load_keys
+from hpv.kernels.lanes import LANE_BYTES, ROWS, _address, _lanes_of, fetch_keys, load_keys
 
 LEAST = 16
 """Vectors that are sorted in registers at once."""
 TOGETHER = 16
 """Blocks that are filled side by side: more are too many places to write to."""
+AHEAD = 2 * ROWS
+"""Samples from a stack to the one that is asked for meanwhile."""
 NEAR = 256
 """Vectors that stay in the nearest cache."""
 
@@ -181,7 +183,10 @@ def pack_keys(bits, rows, first, nodes, infinity, packed, at):  # (s, N), (r,) -
             height = ROWS
             while rows[i + height - 1] < 0:
                 height -= 1
+            ahead = i + AHEAD if i + AHEAD < rows.size and rows[i + AHEAD + ROWS - 1] >= 0 else i
             for b in range(b0, min(blocks, b0 + TOGETHER)):
+                if ahead > i:
+                    fetch_keys(bits, rows, ahead, first + b * lanes)
                 keys = load_keys(bits, rows, i, first + b * lanes, nodes - b * lanes, infinity)
                 store_stack(packed, (b * m + at + i) * lanes, height, keys)
 

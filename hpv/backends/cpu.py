@@ -37,12 +37,17 @@ def finish_counts(accumulator: Any) -> Counted:
     parts, seen = accumulator
     counts = [part.finish() for part in parts]
     return Counted(
-        np.stack([part.survivors for part in counts]),
-        np.stack([part.counted for part in counts]),
+        _stacked([part.survivors for part in counts]),
+        _stacked([part.counted for part in counts]),
         np.min([part.lowest for part in counts], axis=0),
         np.max([part.highest for part in counts], axis=0),
         seen,
     )
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The arrays of all classes (c, ...); that of a single one is not copied."""
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
 
 
 def make_coder(edges: np.ndarray, form: FloatFormat) -> Any:
