@@ -431,6 +431,7 @@ def _complete_exchange(target: Place, overwrite: bool) -> bool:
     locks = [target.lock(target.path)] if new.copied else []
     try:
         locks.append(new.lock(target.path))
+        _remove_scratch(new)  # which the killed run may not have come to
         _exchange(new, target, locks[-1])
     finally:
         for lock in reversed(locks):
