@@ -340,9 +340,20 @@ def test_a_kill_while_a_store_is_replaced(memory: str, monkeypatch: pytest.Monke
             if not again.already_complete:
                 again.finish()
         assert content(out) == {10}
+        assert {key.partition("/")[0] for key in store.sizes()} == {"out"}
         if left[0] >= 0:
             break
     assert allowed > 6
+
+
+def test_a_kill_before_a_new_store_is_begun(place: str) -> None:
+    """What is left is a lock; the next run removes it once it has expired."""
+    small(f"{place}/out", {"bins": 32}).finish()
+    new = RemoteStore(f"{place}/out.hpv-new")
+    for until, names in ((time.time() + 1000, [".lock"]), (0, None)):
+        new.write(".lock", json.dumps({"id": "1", "holder": "a run that was killed", "until": until}).encode())
+        assert small(f"{place}/out", {"bins": 32}).already_complete
+        assert new.names() == names
 
 
 def content_if_complete(address: str) -> set[float] | None:

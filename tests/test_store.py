@@ -487,6 +487,34 @@ def test_kill_while_an_old_attempt_is_removed(path: Path, monkeypatch: pytest.Mo
     assert open_store(path).request == {"bins": 10}
 
 
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_what_is_left_of_an_attempt_that_was_to_be_removed_goes(
+    path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it was begun, while it was emptied, or while a run has it that still lives."""
+    small(path).finish()
+    new = path.with_name("out.zarr.hpv-new")
+    if step == 0:
+        new.mkdir()
+        (new / ".lock").touch()
+    else:
+        small(path, {"bins": 10}, overwrite=True).close()
+        monkeypatch.setattr(shutil, "rmtree", failing_with(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            Output.begin(path, SCORES, {"bins": 11}, overwrite=True)
+        monkeypatch.undo()
+    if step == 2:
+        with Output.begin(path, SCORES, {"bins": 12}, overwrite=True) as output:
+            assert Output.begin(path, SCORES, REQUEST).already_complete
+            assert new.exists()
+            output.checkpoint({"rows": 1})
+        assert Output.begin(path, SCORES, REQUEST).already_complete
+        assert new.exists(), "it may be continued"
+        return
+    assert Output.begin(path, SCORES, REQUEST).already_complete
+    assert os.listdir(path.parent) == ["out.zarr"]
+
+
 def test_an_empty_folder_and_missing_parents_are_begun(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     small(tmp_path / "empty").finish()
@@ -551,8 +579,12 @@ def test_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def failing(number: int) -> Any:
+    return failing_with(OSError(number, os.strerror(number)))
+
+
+def failing_with(error: BaseException) -> Any:
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(number, os.strerror(number))
+        raise error
 
     return fail
 

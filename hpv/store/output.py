@@ -420,12 +420,15 @@ def _complete_exchange(target: Place, overwrite: bool) -> bool:
     That is wanted by whoever overwrites, and by all where the old store is gone already.
     """
     new = target.beside("new")
-    header = _header(new)
+    header, there = _header(new), _header(target) or {}
+    if there.get("complete") is True:
+        target.sweep()
+        if _is_of_no_use(new, header, there):
+            _remove(new, there, target.path)
+            return header is not None and header.get("id") == there.get("id")
     if header is None or header.get("complete") is not True:
-        if (_header(target) or {}).get("complete") is True:
-            target.sweep()
         return False
-    half_way = new.copied and (_header(target) or {}).get("id") == header.get("id")
+    half_way = new.copied and there.get("id") == header.get("id")
     if not (overwrite or half_way or target.names() is None):
         return False
     locks = [target.lock(target.path)] if new.copied else []
@@ -437,3 +440,23 @@ def _complete_exchange(target: Place, overwrite: bool) -> bool:
         for lock in reversed(locks):
             lock.release(remove=True)
     return True
+
+
+def _is_of_no_use(new: Place, header: Mapping[str, Any] | None, there: Mapping[str, Any]) -> bool:
+    """Whether a killed run had not begun with the new store, or was removing it: ``there`` is the complete target."""
+    if header is None:
+        return new.names() is not None
+    return "removed" in header.get("request", {}) or header.get("id") == there.get("id")
+
+
+def _remove(new: Place, there: Mapping[str, Any], shown: Path | str) -> None:
+    """Remove what is of no use, unless another run is at it, or it cannot be removed now: then a later one does."""
+    with suppress(OutputExistsError, OSError):
+        lock = new.lock(shown)
+        try:
+            header = _header(new)
+            if header is not None and _is_of_no_use(new, header, there):
+                _empty(new)
+        finally:
+            lock.release(remove=True)
+        new.drop()
