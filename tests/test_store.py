@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -617,6 +618,22 @@ def test_no_space_for_the_metadata(path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
     with pytest.raises(StoreError, match="incomplete"):
         open_store(path)
+
+
+def test_no_space_for_many_arrays_is_said_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small(path) as output:
+        for number in range(30):
+            output.create(f"group/{number}", (1,), "f4", (1,))
+        monkeypatch.setattr("zarr.storage._local._put", failing(errno.ENOSPC))
+        with pytest.raises(DataError, match=r"out\.zarr: new arrays: no space left; free some and run"):
+            output.checkpoint({})
+        monkeypatch.undo()
+        gc.collect()  # asyncio tells of errors that nobody asked for when they go
+        assert caplog.messages == []
+        output.finish()
+    assert len(open_store(path).names()) == 31
 
 
 @pytest.mark.parametrize(

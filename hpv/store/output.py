@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,16 @@ import numpy as np
 import zarr
 
 from hpv.errors import DataError, InputError, OutputExistsError, StoreError
-from hpv.store.arrays import GROUP, STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
+from hpv.store.arrays import (
+    GROUP,
+    STRINGS,
+    Selection,
+    WritableArray,
+    array_metadata,
+    create_arrays,
+    open_writable,
+    parents,
+)
 from hpv.store.locks import Lock
 from hpv.store.places import ROOT, Place, output_place, place_of
 from hpv.store.reading import RESERVED, VERSION, read_header
@@ -162,8 +171,7 @@ class Output:
                     )
                 self._arrays[name] = array
                 # A run that stopped while it made them may have left arrays without the groups around them.
-                parents = (str(parent) for parent in PurePosixPath(name).parents if parent.name)
-                self._wanted |= {parent: GROUP for parent in parents if parent not in group}
+                self._wanted |= {parent: GROUP for parent in parents(name) if parent not in group}
             else:
                 names = None if dimension_names is None else tuple(dimension_names)
                 noted = json.dumps(dict(attributes or {}))
