@@ -102,8 +102,10 @@ class StoredArray:
     def scratch(self, rows: int) -> int:
         """Bytes that a thread needs while it reads so many rows, beside what it reads into."""
         if self._raw is not None:
-            whole = self._raw.bytes
-            return whole if self._raw.checksum else whole // self.chunks[0] * min(rows, self.chunks[0])
+            height, *sides = self.chunks
+            beside = math.prod(-(-size // side) for size, side in zip(self.shape[1:], sides, strict=True))
+            held = min(self._raw.ahead, -(-rows // height) * beside) * self._raw.bytes
+            return held if self._raw.checksum else held // height * min(rows, height)
         copies = 2 if self._fast is not None or _codec_names(self._array) <= FRUGAL else 4
         return copies * math.prod(self._request) * self.dtype.itemsize
 
