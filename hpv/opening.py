@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from hpv import streaming
 from hpv.addresses import absolute_path, is_address
-from hpv.background import Background, LayerState, merge
+from hpv.background import STATE_ARRAYS, Background, LayerState, merge
 from hpv.errors import DataError, InputError, StoreError
 from hpv.fitting import Fit, LayerTotals, Place, run_fit
 from hpv.floats import FORMATS, FloatFormat, from_keys, to_keys
@@ -237,6 +237,49 @@ class FitCheckpoint:
         _write_arrays(self.output, {name: edges.values})
         parts = [part for part in parts if part < first]  # a save that is interrupted is done again
         return {"form": form.name, "parts": [*parts, first], "nodes": first + len(edges.keys)}
+
+
+class SumCheckpoint:
+    """Keeps the sum of the first of several backgrounds with the same edges and classes, in one of two places in turn.
+
+    A merger reads some 0.2 GB of states in a second: 64 parts of a million nodes take more than a minute.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self.saved = time.monotonic()
+
+    def take(self, first: Background) -> tuple[int, Background]:
+        """How many were added up by an earlier run, and their sum; ``first`` is the first of them."""
+        kept = self.output.progress
+        if not kept:
+            return 1, first
+
+        def state(layer: str, ours: LayerState) -> LayerState:
+            arrays = (self.output.take(_sum_in(kept["place"], layer, name)) for name in STATE_ARRAYS[1:])
+            return LayerState(ours.form, ours.edges, *arrays)
+
+        layers = {name: state(name, ours) for name, ours in first.layers.items()}
+        samples = self.output.take(f"{SCRATCH}/{kept['place']}/samples")
+        return kept["parts"], replace(first, layers=layers, samples=samples)
+
+    def keep(self, parts: int, total: Background) -> None:
+        """Keep the sum of so many, unless something was kept a moment ago."""
+        if time.monotonic() - self.saved < streaming.CHECKPOINT_SECONDS:
+            return
+        place = 1 - self.output.progress.get("place", 1)
+        self.output.discard(f"{SCRATCH}/{place}")  # counts may have been of a smaller type
+        arrays = {f"{SCRATCH}/{place}/samples": total.samples}
+        for layer, state in total.layers.items():
+            arrays |= {_sum_in(place, layer, name): getattr(state, name) for name in STATE_ARRAYS[1:]}
+        _write_arrays(self.output, arrays)
+        self.output.checkpoint({"parts": parts, "place": place})
+        self.saved = time.monotonic()
+
+
+def _sum_in(place: int, layer: str, array: str) -> str:
+    """Where an array of a sum on the way is kept."""
+    return f"{SCRATCH}/{place}/layers/{escape(layer)}/{array}"
 
 
 def _edges_from(layer: str, first: int) -> str:

@@ -20,7 +20,15 @@ from hpv import streaming
 from hpv.background import Background, merge
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, edges_of, run_fit
-from hpv.opening import FitCheckpoint, fit_request, load_background, merge_to_store, open_background, write_background
+from hpv.opening import (
+    FitCheckpoint,
+    SumCheckpoint,
+    fit_request,
+    load_background,
+    merge_to_store,
+    open_background,
+    write_background,
+)
 from hpv.planning import Plan, plan_fit
 from hpv.resources import thread_count
 from hpv.scores import Scores, create_array, score_request, write_scores
@@ -191,7 +199,7 @@ def _merge(
     with Output.begin(out, kind, request, overwrite=overwrite) as output:
         already = output.already_complete
         if not already and kind == BACKGROUND:
-            write_background(output, _add(stores, progress))
+            write_background(output, _add(output, stores, progress))
         elif not already:
             _Copy(output, stores).run(progress)
             missing = sum(int(store.attributes["missing"]) for store in stores)
@@ -199,14 +207,17 @@ def _merge(
     return _open(open_store(out, kind)), already
 
 
-def _add(stores: Sequence[Store], progress: streaming.Progress) -> Background:
-    """The background of all shards, of which two at a time are in memory."""
-    total = load_background(stores[0])
-    progress.start("merge", total.state_bytes * len(stores))
-    for store in stores[1:]:
-        progress.advance(total.state_bytes)
+def _add(output: Output, stores: Sequence[Store], progress: streaming.Progress) -> Background:
+    """The background of all shards, of which two at a time are in memory; what an earlier run added up is not again."""
+    first, checkpoint = load_background(stores[0]), SumCheckpoint(output)
+    progress.start("merge", first.state_bytes * len(stores))
+    done, total = checkpoint.take(first)
+    progress.skip(first.state_bytes * done)
+    for number, store in enumerate(stores[done:], done + 1):
         total = merge([total, load_background(store)])
-    progress.advance(total.state_bytes)
+        progress.advance(first.state_bytes)
+        if number < len(stores):
+            checkpoint.keep(number, total)
     return total
 
 

@@ -218,7 +218,9 @@ def _direct(layer: Layer, job: Walk, width: int) -> Way | None:
     rows = max(unit, min(fitting, block_samples(width * itemsize, in_place)[0]) // unit * unit)
     if job.kept and unit == 1:  # any block is as good: one that fits into chunks of codes
         rows = _power(rows)
-    beside = scratch if layer.reads_whole else layer.scratch(rows)
+    while rows > unit and job.workers * (rows * row + layer.scratch(rows)) > share:  # more is asked for ahead
+        rows = max(unit, rows // 2 // unit * unit)
+    beside = layer.scratch(rows)
     blocks = 0 if in_place else job.workers * (rows * row + beside)
     part = rows
     if job.kept:
@@ -292,7 +294,7 @@ def _pilot_way(layer: Layer, job: Walk, way: Way) -> Way:
     if not layer.reads_whole or not job.pilot:
         fetched = sum(run.stop - run.start for run in job.pilot) * _columns(layer, widest) * itemsize
         return Way(widest, way.block, way.block, 0, way.readers, packed + way.buffers, 0, fetched)
-    scratch, found = layer.scratch(chunk_rows), list[Way]()
+    scratch, found = layer.scratch(max(chunk_rows, way.block)), list[Way]()
     for width in (*_widths(widest, layer), *_halves(widest)):
         if found and width < chunk_nodes:
             break

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from hpv.layers import Layer
+from hpv.layers import Layer, cut
 
 HELD = 2
 """Windows that several threads are in: the last blocks of one are read when others have begun with the next."""
@@ -82,8 +82,8 @@ class _Window:
     def __init__(self, layer: Layer, rows: slice, nodes: slice) -> None:
         self._layer, self._rows, self._nodes = layer, rows, nodes
         height, width = layer.chunks or layer.shape
-        heights = _cut(rows, height, layer.offset)
-        self._waiting = [(some, part) for some in heights for part in _cut(nodes, width)][::-1]
+        heights = cut(rows, height, layer.offset)
+        self._waiting = [(some, part) for some in heights for part in cut(nodes, width)][::-1]
         self._left = len(self._waiting)
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -120,10 +120,3 @@ class _Window:
         found = self._layer.read(rows, nodes, place)
         if found is not place:
             place[...] = found
-
-
-def _cut(whole: slice, step: int, offset: int = 0) -> list[slice]:
-    """A range where the numbers after ``offset`` are multiples of ``step``."""
-    second = whole.start + step - (whole.start + offset) % step
-    borders = [whole.start, *range(second, whole.stop, step), whole.stop]
-    return [slice(start, stop) for start, stop in zip(borders, borders[1:], strict=False)]

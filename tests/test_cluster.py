@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -101,7 +102,10 @@ class StopAfter(streaming.Quiet):
     """Calls something after so many steps."""
 
     def __init__(self, steps: int, action: Any) -> None:
-        self.left, self.action = steps, action
+        self.left, self.action, self.first = steps, action, ""
+
+    def start(self, what: str, total: int) -> None:
+        self.first = self.first or what
 
     def advance(self, done: int) -> None:
         self.left -= 1
@@ -226,6 +230,67 @@ def test_continues(client: Client, store: Path, tmp_path: Path, monkeypatch: pyt
     assert (found.fingerprint, already) == (here.fingerprint, False)
     assert 10_000 - progress.left < 25, "it did everything again"
     same_scores(write_scores(ready, tmp_path / "s", KINDS["keep"], False, streaming.Quiet()), scores_here)
+
+
+def refuse(number: int) -> None:
+    """On a worker: a chunk in the second half of the samples cannot be written."""
+    from hpv.store import chunks
+
+    write = chunks.write_file
+
+    def refusing(path: str, *rest: Any) -> None:
+        if path.endswith("codes/conv/c/40/0"):
+            raise OSError(number, os.strerror(number))
+        write(path, *rest)
+
+    chunks.__dict__.update(write_file=refusing, accept=write)
+
+
+def accept() -> None:
+    from hpv.store import chunks
+
+    chunks.write_file = chunks.__dict__.pop("accept")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no space left; free some and run"), (errno.EACCES, "cannot be written: Permission denied; when")],
+)
+def test_a_worker_that_cannot_write(client: Client, store: Path, tmp_path: Path, number: int, words: str) -> None:
+    """All that was done before stays done."""
+    background = hpv.fit(store)
+    with dask.config.set(scheduler="threads"):
+        here = hpv.score(background, store, tmp_path / "here", **KINDS)
+    client.run(refuse, number)
+    try:
+        with pytest.raises(hpv.DataError, match=f"^{tmp_path / 's'}: codes/conv: {words}"):
+            hpv.score(background, store, tmp_path / "s", **KINDS)
+    finally:
+        client.run(accept)
+    with pytest.raises(hpv.StoreError, match="incomplete"):
+        hpv.open(tmp_path / "s")
+    done = json.loads((tmp_path / "s" / "zarr.json").read_text())["attributes"]["progress"]["samples"]
+    assert done == 40 * 64, "all samples before that chunk"
+    steps = StopAfter(10_000, stop)
+    same_scores(hpv.score(background, store, tmp_path / "s", progress=steps, **KINDS), here)
+    assert steps.first == f"score from sample {done:,} on"
+
+
+def test_a_second_run_at_the_same_output_is_told_so(
+    client: Client, scheduler_file: Path, store: Path, tmp_path: Path
+) -> None:
+    background = hpv.fit(store)
+    background.save(tmp_path / "b")
+    seen: list[subprocess.CompletedProcess[str]] = []
+
+    def again() -> None:
+        where = ("--scheduler-file", scheduler_file)
+        seen.append(hpv_command("score", tmp_path / "b", store, "-o", tmp_path / "s", "--keep", "codes,ranges", *where))
+
+    scores = hpv.score(background, store, tmp_path / "s", progress=StopAfter(2, again), **KINDS)
+    assert scores.samples == 3000
+    assert seen[0].returncode == 2
+    assert f"{tmp_path / 's'} is being written by process {os.getpid()} on " in seen[0].stderr
 
 
 def test_a_corrupt_chunk_is_named(client: Client, store: Path, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from hpv.cli import main
 from hpv.fitting import prepare_fit
 from hpv.opening import fit_to_store, merge_to_store
 from hpv.sharding import cut, fit_shard, merge_shards
-from hpv.store import BACKGROUND, SCORES, Output, locks, open_store, places, remote, save_activations
+from hpv.sources import open_activations
+from hpv.store import BACKGROUND, SCORES, Output, chunks, locks, open_store, places, remote, save_activations
 from hpv.store.locks import ObjectLock
 from hpv.store.remote import RemoteStore
 
@@ -340,9 +341,20 @@ def test_a_kill_while_a_store_is_replaced(memory: str, monkeypatch: pytest.Monke
             if not again.already_complete:
                 again.finish()
         assert content(out) == {10}
+        assert {key.partition("/")[0] for key in store.sizes()} == {"out"}
         if left[0] >= 0:
             break
     assert allowed > 6
+
+
+def test_a_kill_before_a_new_store_is_begun(place: str) -> None:
+    """What is left is a lock; the next run removes it once it has expired."""
+    small(f"{place}/out", {"bins": 32}).finish()
+    new = RemoteStore(f"{place}/out.hpv-new")
+    for until, names in ((time.time() + 1000, [".lock"]), (0, None)):
+        new.write(".lock", json.dumps({"id": "1", "holder": "a run that was killed", "until": until}).encode())
+        assert small(f"{place}/out", {"bins": 32}).already_complete
+        assert new.names() == names
 
 
 def content_if_complete(address: str) -> set[float] | None:
@@ -542,6 +554,36 @@ def test_chunks_are_read_with_one_request_each(memory: str, monkeypatch: pytest.
 
 
 # ---------------------------------------------------------------- trouble on the way
+
+
+def test_what_is_asked_for_ahead_is_in_the_plan(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 8 MiB of small chunks are on their way for every thread; from a disk, one is read after the other."""
+    places_of_it, chunk = (f"{memory}/a", str(tmp_path / "a")), 16 * 4000
+    for place in places_of_it:
+        store = places.place_of(place).store
+        zarr.create_array(store, shape=(5000, 1000), dtype="f4", chunks=(16, 1000), compressors=None)
+    there, here = (hpv.plan("fit", place, memory="256MiB", threads=2, pilot=None) for place in places_of_it)
+    block = there.layers[0].block
+    assert block == here.layers[0].block
+    assert there.peak - here.peak == 2 * (block * 4000 - chunk)
+    (layer,) = open_activations(places_of_it[0]).layers.values()
+    waiting, most = [0], [0]
+    ask, unpacked = RemoteStore.ask, chunks._unpacked
+
+    def asking(*arguments: Any) -> Any:
+        waiting[0] += 1
+        most[0] = max(waiting[0], most[0])
+        return ask(*arguments)
+
+    def unpacking(*arguments: Any) -> Any:
+        waiting[0] -= 1
+        return unpacked(*arguments)
+
+    layer.read(slice(0, 1))  # the array is looked up again
+    monkeypatch.setattr(RemoteStore, "ask", asking)
+    monkeypatch.setattr(chunks, "_unpacked", unpacking)
+    layer.read(slice(0, block))
+    assert most[0] * chunk == block * 4000
 
 
 class Server:

@@ -375,7 +375,7 @@ def test_a_kill_at_any_step_of_a_merger_leaves_shards_or_a_complete_output(
     shards, out, source = tmp_path / "shards", tmp_path / "out", f"{data.source}/head"
     fit_to_store(prepare_fit(source, **OPTIONS), tmp_path / ("whole" if kind == "fit" else "background"))
     if kind == "fit":
-        fit_in_shards(source, shards, [1, 2], 2)
+        fit_in_shards(source, shards, [1, 2, 3], 3)
     else:
         options: dict[str, Any] = {"statistics": "berk_jones", "tails": "right", "forms": "whole"}
         background = open_background(tmp_path / "background")
@@ -428,7 +428,7 @@ def look(out: Path, whole: dict[str, Any]) -> str:
     if json.loads((out / "zarr.json").read_text())["attributes"]["complete"]:
         assert contents(out) == whole
         return "complete"
-    with pytest.raises(hpv.StoreError, match="all 2 shards are there, run hpv merge"):
+    with pytest.raises(hpv.StoreError, match=r"all \d shards are there, run hpv merge"):
         hpv.open(out)
     return "shards"
 
@@ -450,6 +450,34 @@ def test_a_merger_goes_on_where_it_was(three: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Output, "write", lambda self, name, *rest: (written.append(name), write(self, name, *rest)))
     merge_shards(three)
     assert len(written) == len(set(written))
+
+
+def test_a_merger_of_backgrounds_goes_on_where_it_was(
+    data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shard is read twice but the first, which has the edges of all; also where counts outgrow their type."""
+    fit_in_shards(data.source, tmp_path / "out", [1, 2, 3, 4, 5, 6, 7], 7, labels=data.labels, min_class_size=5)
+    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.background.LARGEST_INT32", 100)
+    read: list[str] = []
+    load = sharding.load_background
+
+    def noting(store: Any) -> hpv.Background:
+        if len(read) in (3, 7):
+            read.append("killed")
+            raise Kill
+        read.append(store.path.rpartition("/")[2])
+        return load(store)
+
+    monkeypatch.setattr(sharding, "load_background", noting)
+    for _ in range(2):
+        with pytest.raises(Kill):
+            merge_shards(tmp_path / "out")
+    merged, _ = merge_shards(tmp_path / "out")
+    assert isinstance(merged, hpv.Background)
+    assert merged.fingerprint == data.background.fingerprint
+    numbers = [name.split("-")[1] if "-" in name else name for name in read]
+    assert numbers == ["1", "2", "3", "killed", "1", "4", "5", "killed", "1", "6", "7", "out"]
 
 
 # --- the command line ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hpv
 from hpv.errors import DataError, InputError, StoreError
 from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FORMATS
 from hpv.layers import TensorLayer
@@ -317,6 +319,27 @@ def test_stores_that_are_no_activations(tmp_path: Path) -> None:
         output.finish()
     with pytest.raises(StoreError, match="is a score store; this needs an activation store"):
         open_activations(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("chunks", [(1000, 250), (4000, 1000), (7, 1000)])
+def test_what_a_dask_array_takes_is_in_the_plan(tmp_path: Path, chunks: tuple[int, int]) -> None:
+    """Compressed chunks are decoded, computed with, and put together."""
+    values = np.random.default_rng(0).normal(size=(4000, 1000)).astype("f4")
+    zarr.create_array(tmp_path / "a", data=values, chunks=chunks)
+    lazy = da.from_zarr(tmp_path / "a") * 2
+    (layer,) = open_activations(lazy).layers.values()
+    plan = hpv.plan("fit", lazy, memory="1GiB", threads=3, pilot=None)
+    block = plan.layers[0].block
+    out = np.empty((block, 1000), "f4")
+    layer.read(slice(0, block), out=out)
+    tracemalloc.start()
+    found = layer.read(slice(0, block), out=out)
+    beside = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, values[:block] * 2)
+    assert layer.scratch(block) / 8 < beside < layer.scratch(block) + 2**21, "and the graph"
+    in_memory = hpv.plan("fit", values, memory="1GiB", threads=3, pilot=None)
+    assert plan.peak == in_memory.peak + 3 * (out.nbytes + layer.scratch(block))
 
 
 def test_tensors_and_dask_arrays_that_cannot_be_read_in_blocks() -> None:

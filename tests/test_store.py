@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -487,6 +488,34 @@ def test_kill_while_an_old_attempt_is_removed(path: Path, monkeypatch: pytest.Mo
     assert open_store(path).request == {"bins": 10}
 
 
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_what_is_left_of_an_attempt_that_was_to_be_removed_goes(
+    path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it was begun, while it was emptied, or while a run has it that still lives."""
+    small(path).finish()
+    new = path.with_name("out.zarr.hpv-new")
+    if step == 0:
+        new.mkdir()
+        (new / ".lock").touch()
+    else:
+        small(path, {"bins": 10}, overwrite=True).close()
+        monkeypatch.setattr(shutil, "rmtree", failing_with(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            Output.begin(path, SCORES, {"bins": 11}, overwrite=True)
+        monkeypatch.undo()
+    if step == 2:
+        with Output.begin(path, SCORES, {"bins": 12}, overwrite=True) as output:
+            assert Output.begin(path, SCORES, REQUEST).already_complete
+            assert new.exists()
+            output.checkpoint({"rows": 1})
+        assert Output.begin(path, SCORES, REQUEST).already_complete
+        assert new.exists(), "it may be continued"
+        return
+    assert Output.begin(path, SCORES, REQUEST).already_complete
+    assert os.listdir(path.parent) == ["out.zarr"]
+
+
 def test_an_empty_folder_and_missing_parents_are_begun(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     small(tmp_path / "empty").finish()
@@ -551,8 +580,12 @@ def test_file_system_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def failing(number: int) -> Any:
+    return failing_with(OSError(number, os.strerror(number)))
+
+
+def failing_with(error: BaseException) -> Any:
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(number, os.strerror(number))
+        raise error
 
     return fail
 
@@ -585,6 +618,22 @@ def test_no_space_for_the_metadata(path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
     with pytest.raises(StoreError, match="incomplete"):
         open_store(path)
+
+
+def test_no_space_for_many_arrays_is_said_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small(path) as output:
+        for number in range(30):
+            output.create(f"group/{number}", (1,), "f4", (1,))
+        monkeypatch.setattr("zarr.storage._local._put", failing(errno.ENOSPC))
+        with pytest.raises(DataError, match=r"out\.zarr: new arrays: no space left; free some and run"):
+            output.checkpoint({})
+        monkeypatch.undo()
+        gc.collect()  # asyncio tells of errors that nobody asked for when they go
+        assert caplog.messages == []
+        output.finish()
+    assert len(open_store(path).names()) == 31
 
 
 @pytest.mark.parametrize(

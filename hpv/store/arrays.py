@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -9,16 +10,18 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.group import GroupMetadata
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from hpv.errors import DataError
 from hpv.store.accelerating import accelerated
@@ -99,8 +102,10 @@ class StoredArray:
     def scratch(self, rows: int) -> int:
         """Bytes that a thread needs while it reads so many rows, beside what it reads into."""
         if self._raw is not None:
-            whole = self._raw.bytes
-            return whole if self._raw.checksum else whole // self.chunks[0] * min(rows, self.chunks[0])
+            height, *sides = self.chunks
+            beside = math.prod(-(-size // side) for size, side in zip(self.shape[1:], sides, strict=True))
+            held = min(self._raw.ahead, -(-rows // height) * beside) * self._raw.bytes
+            return held if self._raw.checksum else held // height * min(rows, height)
         copies = 2 if self._fast is not None or _codec_names(self._array) <= FRUGAL else 4
         return copies * math.prod(self._request) * self.dtype.itemsize
 
@@ -300,14 +305,37 @@ def array_metadata(
 
 
 def create_arrays(store: Store, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
-    """New arrays of this metadata, all at once: one by one takes several milliseconds each."""
+    """New arrays of this metadata, and the groups around them, all at once: one by one takes several milliseconds."""
+    nodes = {parent: GROUP for name in nodes for parent in parents(name)} | dict(nodes)
+    sync(_write_nodes(store, nodes))
     made = {}
-    for name, node in zarr.create_hierarchy(store=store, nodes=dict(nodes)):
-        if isinstance(node, zarr.Array):
-            array = WritableArray(node, f"{origin}: array {name}")
-            # What Zarr writes needs a setting that arrays get when they are opened.
-            made[name] = array if array.is_plain else open_writable(store, name, array.origin)
+    for name, node in nodes.items():
+        if node is not GROUP:
+            array = zarr.Array(zarr.AsyncArray(node, StorePath(store, name)))
+            made[name] = WritableArray(array, f"{origin}: array {name}")
+            if not made[name].is_plain:  # what Zarr writes needs a setting that arrays get when they are opened
+                made[name] = open_writable(store, name, made[name].origin)
     return made
+
+
+def parents(name: str) -> list[str]:
+    """The groups around a node, but for the root."""
+    return [str(parent) for parent in PurePosixPath(name).parents if parent.name]
+
+
+async def _write_nodes(store: Store, nodes: Mapping[str, Any]) -> None:
+    """Write metadata. After an error Zarr's own way leaves the rest at work, and logs what they raise."""
+    places = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+
+    async def write(name: str, node: Any) -> None:
+        async with places:
+            for key, content in node.to_buffer_dict(default_buffer_prototype()).items():
+                await store.set(f"{name}/{key}", content)
+
+    ends = await asyncio.gather(*(write(*each) for each in nodes.items()), return_exceptions=True)
+    for error in ends:
+        if error is not None:
+            raise error
 
 
 def open_writable(store: Store, name: str, origin: str) -> WritableArray:

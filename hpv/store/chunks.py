@@ -60,6 +60,11 @@ class RawChunks:
         """Of a chunk's values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def ahead(self) -> int:
+        """How many a thread asks for before it has the first one."""
+        return 1 if self.remote is None else max(1, AHEAD_BYTES // max(self.bytes, 1))
+
 
 @dataclass(frozen=True)
 class _Overlap:
@@ -166,11 +171,10 @@ def _asked_ahead(
     chunks: RawChunks, remote: RemoteStore, parts: Iterator[_Overlap]
 ) -> Iterator[tuple[_Overlap, np.ndarray | None]]:
     """The values of every part, or None; the next ones are on their way meanwhile."""
-    most = max(1, AHEAD_BYTES // max(chunks.bytes, 1))
     asked: deque[tuple[_Overlap, tuple[int, int] | None, Future[np.ndarray | None]]] = deque()
     try:
         while True:
-            for part in itertools.islice(parts, most - len(asked)):
+            for part in itertools.islice(parts, chunks.ahead - len(asked)):
                 span = None
                 if _is_span(chunks, part):
                     start = _offset(chunks, part)

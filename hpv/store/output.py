@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,16 @@ import numpy as np
 import zarr
 
 from hpv.errors import DataError, InputError, OutputExistsError, StoreError
-from hpv.store.arrays import GROUP, STRINGS, Selection, WritableArray, array_metadata, create_arrays, open_writable
+from hpv.store.arrays import (
+    GROUP,
+    STRINGS,
+    Selection,
+    WritableArray,
+    array_metadata,
+    create_arrays,
+    open_writable,
+    parents,
+)
 from hpv.store.locks import Lock
 from hpv.store.places import ROOT, Place, output_place, place_of
 from hpv.store.reading import RESERVED, VERSION, read_header
@@ -162,8 +171,7 @@ class Output:
                     )
                 self._arrays[name] = array
                 # A run that stopped while it made them may have left arrays without the groups around them.
-                parents = (str(parent) for parent in PurePosixPath(name).parents if parent.name)
-                self._wanted |= {parent: GROUP for parent in parents if parent not in group}
+                self._wanted |= {parent: GROUP for parent in parents(name) if parent not in group}
             else:
                 names = None if dimension_names is None else tuple(dimension_names)
                 noted = json.dumps(dict(attributes or {}))
@@ -420,19 +428,43 @@ def _complete_exchange(target: Place, overwrite: bool) -> bool:
     That is wanted by whoever overwrites, and by all where the old store is gone already.
     """
     new = target.beside("new")
-    header = _header(new)
+    header, there = _header(new), _header(target) or {}
+    if there.get("complete") is True:
+        target.sweep()
+        if _is_of_no_use(new, header, there):
+            _remove(new, there, target.path)
+            return header is not None and header.get("id") == there.get("id")
     if header is None or header.get("complete") is not True:
-        if (_header(target) or {}).get("complete") is True:
-            target.sweep()
         return False
-    half_way = new.copied and (_header(target) or {}).get("id") == header.get("id")
+    half_way = new.copied and there.get("id") == header.get("id")
     if not (overwrite or half_way or target.names() is None):
         return False
     locks = [target.lock(target.path)] if new.copied else []
     try:
         locks.append(new.lock(target.path))
+        _remove_scratch(new)  # which the killed run may not have come to
         _exchange(new, target, locks[-1])
     finally:
         for lock in reversed(locks):
             lock.release(remove=True)
     return True
+
+
+def _is_of_no_use(new: Place, header: Mapping[str, Any] | None, there: Mapping[str, Any]) -> bool:
+    """Whether a killed run had not begun with the new store, or was removing it: ``there`` is the complete target."""
+    if header is None:
+        return new.names() is not None
+    return "removed" in header.get("request", {}) or header.get("id") == there.get("id")
+
+
+def _remove(new: Place, there: Mapping[str, Any], shown: Path | str) -> None:
+    """Remove what is of no use, unless another run is at it, or it cannot be removed now: then a later one does."""
+    with suppress(OutputExistsError, OSError):
+        lock = new.lock(shown)
+        try:
+            header = _header(new)
+            if header is not None and _is_of_no_use(new, header, there):
+                _empty(new)
+        finally:
+            lock.release(remove=True)
+        new.drop()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +59,9 @@ class Place(Protocol):
 
     def clear(self) -> None:
         """Remove all but the root's metadata and the lock."""
+
+    def drop(self) -> None:
+        """Remove the place itself if it is empty."""
 
     def tidy(self) -> None:
         """Remove what a killed run was just writing."""
@@ -149,6 +153,11 @@ class Folder:
             if name not in (LOCK, ROOT):
                 self.remove(name)
 
+    def drop(self) -> None:
+        """See `Place`."""
+        with suppress(OSError):
+            self.path.rmdir()
+
     def tidy(self) -> None:
         """See `Place`."""
         for file in self.path.rglob("*.partial"):
@@ -211,6 +220,9 @@ class Prefix:
     def clear(self) -> None:
         """See `Place`."""
         self.store.remove(self._contents())
+
+    def drop(self) -> None:
+        """See `Place`: object stores have no folders."""
 
     def tidy(self) -> None:
         """See `Place`: an object is there as a whole or not at all."""
