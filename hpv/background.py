@@ -14,6 +14,7 @@ import numpy as np
 from hpv.errors import InputError
 from hpv.floats import FloatFormat, convert_keys, from_keys
 from hpv.pilot import LayerEdges, Rule
+from hpv.resources import quantity
 
 if TYPE_CHECKING:
     from hpv.scanning import ScanResult
@@ -288,9 +289,9 @@ class Background:
         return common & (following == closed.edges + 1)
 
     def __repr__(self) -> str:
-        classes = "" if self.classes is None else f", {len(self.classes)} classes"
-        layers = ", ".join(f"{name}: {state.nodes} nodes" for name, state in self.layers.items())
-        return f"<hpv.Background of {int(self.samples.sum()):,} samples{classes}; {layers}>"
+        classes = "" if self.classes is None else f", {quantity(len(self.classes), 'class')}"
+        layers = ", ".join(f"{name}: {quantity(state.nodes, 'node')}" for name, state in self.layers.items())
+        return f"<hpv.Background of {quantity(int(self.samples.sum()), 'sample')}{classes}; {layers}>"
 
 
 def count_dtype(samples: int) -> np.dtype:
@@ -397,7 +398,7 @@ def check_layers(background: Background, source: Activations) -> dict[str, str]:
         state, layer = background.layers[name], source.layers[theirs]
         if layer.shape[1] != state.nodes:
             raise InputError(
-                f"layer {theirs}: {layer.shape[1]} nodes, but the background has {state.nodes}; "
+                f"layer {theirs}: {quantity(layer.shape[1], 'node')}, but the background has {state.nodes}; "
                 "give activations of the same layer of the same network."
             )
     return pairs

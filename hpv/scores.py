@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -17,10 +16,11 @@ from hpv import streaming
 from hpv.addresses import absolute_path
 from hpv.backends import get_backend
 from hpv.background import Background
-from hpv.errors import DataError, HpvError, HpvWarning, InputError
+from hpv.errors import DataError, HpvError, InputError, warn
 from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import SCORE_CHUNK
 from hpv.pvalues import outward, range_tables
+from hpv.resources import quantity
 from hpv.scanning import Scored, join, subset_nodes
 from hpv.scoring import Results, Score, run_score
 from hpv.store import SCORES, STRINGS, Output, OutputWriter, Store, StoredArray, escape, open_store
@@ -142,7 +142,8 @@ class Scores:
             raise InputError(f"{self.path}: no scores of {tail} {form} {statistic}; it has {known}.")
 
     def __repr__(self) -> str:
-        return f"<hpv.Scores of {self.samples:,} samples, {len(self.kinds)} kinds, in {self.path}>"
+        kinds = quantity(len(self.kinds), "kind")
+        return f"<hpv.Scores of {quantity(self.samples, 'sample')}, {kinds}, in {self.path}>"
 
 
 def write_scores(
@@ -161,11 +162,8 @@ def write_scores(
         if not output.already_complete:
             missing = _Writer(output, ready, keep).run(progress)
             if missing:
-                warnings.warn(
-                    f"{out}: {missing} values are NaN; they have the range [0, 1] and are never significant.",
-                    HpvWarning,
-                    stacklevel=3,
-                )
+                found = quantity(missing, "NaN value")
+                warn(f"{out}: {found}; NaN has the range [0, 1] and is never significant.")
             output.finish({**_attributes(ready), "missing": missing})
         done = output.already_complete
     return Scores(open_store(out, SCORES), done)

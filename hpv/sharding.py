@@ -22,7 +22,7 @@ from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, edges_of, run_fit
 from hpv.opening import FitCheckpoint, fit_request, load_background, merge_to_store, open_background, write_background
 from hpv.planning import Plan, plan_fit
-from hpv.resources import thread_count
+from hpv.resources import quantity, thread_count
 from hpv.scores import Scores, create_array, score_request, write_scores
 from hpv.scoring import Score
 from hpv.sources import Activations
@@ -81,7 +81,7 @@ def cut(source: Activations, text: str, overwrite: bool = False) -> Shard:
     if not 1 <= number <= of:
         raise InputError(f"shard={text!r}: give I/N, such as 2/5 for the second of five.")
     if of > source.samples:
-        raise InputError(f"shard={text!r}: there are only {source.samples} samples; use as many shards or fewer.")
+        raise InputError(f"shard={text!r}: more shards than samples ({source.samples:,}); use as many or fewer.")
     if overwrite:
         raise InputError(
             "overwrite: no shard may replace what the others are writing; leave it out, or remove the output first."
@@ -224,7 +224,7 @@ def _refuse_strangers(out: str | Path, stores: Sequence[Store]) -> None:
     for name in sorted(place_of(out).names() or ()):
         if name.startswith("shard-") and name not in expected:
             raise InputError(
-                f"{out}/{name} is none of the {len(stores)} shards of {out}; move it away, then merge again."
+                f"{out}/{name} is no shard of {out}, which has {len(stores)}; move it away, then merge again."
             )
 
 
@@ -274,7 +274,9 @@ def _check_samples(stores: Sequence[Store]) -> None:
             )
         at = stop
     if at != total:
-        raise InputError(f"merge: the shards hold {at} of {total} samples; remove them and run them again.")
+        raise InputError(
+            f"merge: the shards hold {at:,} of {quantity(total, 'sample')}; remove them and run them again."
+        )
 
 
 def _total(stores: Sequence[Store]) -> int:

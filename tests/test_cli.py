@@ -273,6 +273,9 @@ def test_plan_score_counts_what_is_kept(data: Data) -> None:
         document = done("plan", "score", data.background, data.new, "--tail", "left", "--form", "whole",
                         "--statistic", "berk_jones", "--keep", keep, "--json").json  # fmt: skip
         assert (document["kind"], document["bytes_written"]) == ("score", size + 40 * 24)
+    text = done("plan", "score", data.background, data.new).out
+    assert "conv: 40 x 12, 1 tile of nodes" in text
+    assert "pilot" not in text
 
 
 # --- score, top, export ---
@@ -469,9 +472,9 @@ def test_info_of_a_foreign_store_reports_missing_chunks(tmp_path: Path) -> None:
 
     array = zarr.create_array(tmp_path / "z", shape=(20, 4), chunks=(5, 4), dtype="f4")
     array[:10] = 1
-    assert "2 chunks of activations have no file" in done("info", tmp_path / "z").out
+    assert "2 chunks of activations without a file" in done("info", tmp_path / "z").out
     outcome = done("fit", tmp_path / "z", "-o", tmp_path / "b.zarr")
-    assert "2 chunks have no file and are read as the fill value" in outcome.err
+    assert "2 chunks without a file, read as the fill value" in outcome.err
 
 
 # --- what is at the output already ---
@@ -585,7 +588,7 @@ def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monk
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
         (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
-        (score_command(data), 2, "so far: 10 of 40 samples are scored"),
+        (score_command(data), 2, "so far: scored samples: 10 of 40"),
         (capture_command(data), 1, "so far: 60 samples of all layers"),
     ):
         out = tmp_path / f"{command[0]}.zarr"
@@ -891,7 +894,7 @@ def test_a_second_run_on_the_same_output(
 
 
 def test_told_to_end_twice() -> None:
-    with Meter("fit", 10, "bytes"):
+    with Meter("fit", 10, "byte"):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(hpv.StoppedError, match="run the same command again"):
             signal.raise_signal(signal.SIGTERM)
@@ -913,7 +916,7 @@ def test_a_reader_that_has_seen_enough(data: Data, form: list[str]) -> None:
 
 def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with Lines("fit", 4096, "bytes") as meter:
+    with Lines("fit", 4096, "byte") as meter:
         meter.start("fit conv", 4096)
         meter.advance(1024)
     first, second, last = capsys.readouterr().err.splitlines()
@@ -926,7 +929,7 @@ def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_the_rate_is_that_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    meter = Meter("fit", 10_000, "samples")
+    meter = Meter("fit", 10_000, "sample")
     now[0] += 60  # compiling
     for _ in range(30):
         now[0] += 1
@@ -939,7 +942,7 @@ def test_the_rate_is_that_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_an_earlier_run_did_is_done_and_not_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    meter = Meter("score", 10_000, "samples")
+    meter = Meter("score", 10_000, "sample")
     meter.skip(6_000)
     for _ in range(10):
         now[0] += 1
@@ -949,7 +952,7 @@ def test_what_an_earlier_run_did_is_done_and_not_fast(monkeypatch: pytest.Monkey
 
 
 def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
-    with Lines("score", None, "bytes") as meter:
+    with Lines("score", None, "byte") as meter:
         meter.start("score", 100)
         for _ in range(100):
             meter.advance(1)

@@ -95,7 +95,7 @@ def test_every_sample_is_in_one_shard_and_chunks_are_shared_only_where_there_are
 ) -> None:
     source: Any = SimpleNamespace(samples=samples, chunk_rows=rows)
     if of > samples:
-        with pytest.raises(hpv.InputError, match=f"there are only {samples} samples"):
+        with pytest.raises(hpv.InputError, match=rf"more shards than samples \({samples}\)"):
             cut(source, f"1/{of}")
         return
     shards = [cut(source, f"{number}/{of}") for number in range(1, of + 1)]
@@ -507,13 +507,13 @@ def test_five_shards_by_the_command_line(
     ("arguments", "words"),
     [
         (("fit", "SOURCE", "-o", "x", "--shard", "6/5"), "shard='6/5': give I/N"),
-        (("fit", "SOURCE", "-o", "x", "--shard", "1/231"), "there are only 230 samples"),
+        (("fit", "SOURCE", "-o", "x", "--shard", "1/231"), "more shards than samples (230)"),
         (("fit", "SOURCE", "-o", "x", "--shard", "1/2", "--overwrite"), "no shard may replace"),
         (("merge", "a", "b"), "give -o OUT"),
         (("merge", "nowhere"), "nowhere does not exist"),
         (("merge", "SOURCE"), "not a store of hpv"),
         (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "0"), "--shards 0: give a whole number"),
-        (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "231"), "there are only 230 samples"),
+        (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "231"), "more shards than samples (230)"),
         (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "2", "--memory", "64KiB"), "give at least 64MiB"),
     ],
 )

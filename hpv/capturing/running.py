@@ -26,6 +26,7 @@ from hpv.capturing.estimate import CapturePlan, make_plan, refuse_too_large
 from hpv.capturing.hooks import Recorded, Recorder
 from hpv.errors import DataError, HpvError, InputError, OutputExistsError
 from hpv.floats import BFLOAT16, FloatFormat
+from hpv.resources import quantity
 from hpv.store import ACTIVATIONS, ActivationStore, ActivationWriter, Output, open_store
 
 LabelSource = Literal["argmax", "targets"] | None
@@ -217,12 +218,12 @@ class _Run:
         ids.refuse_rest(position)
         if position < stored:
             raise InputError(
-                f"an earlier run stored {stored} samples, the batches hold {position}; give the same batches as then, "
-                f"or overwrite the store."
+                f"an earlier run stored {quantity(stored, 'sample')}, the batches hold {position}; give the same "
+                f"batches as then, or overwrite the store."
             )
         if position != writer.samples:
             raise DataError(
-                f"{writer.samples} samples were stored, the batches hold {position}; part of the work was lost, "
+                f"{quantity(writer.samples, 'sample')} stored, the batches hold {position}; part of the work was lost, "
                 f"overwrite the store."
             )
 
@@ -245,7 +246,7 @@ class _Ids:
 
     def refuse_rest(self, samples: int) -> None:
         if self._ids is not None and next(self._ids, None) is not None:
-            raise DataError(f"ids: there are more of them than the {samples} samples; give one string for each.")
+            raise DataError(f"ids: there are more of them than samples ({samples:,}); give one string for each.")
 
 
 def _check(batches: Any, labels: Any, ids: Any) -> None:

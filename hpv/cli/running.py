@@ -16,6 +16,7 @@ from hpv.cli.terminal import Terminal
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, prepare_fit
 from hpv.opening import fit_to_store, open_background
+from hpv.resources import quantity
 from hpv.sharding import Shard, cut, fit_shard, merge_parts, merge_shards, score_shard
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def _report_fill(terminal: Terminal, source: Activations) -> None:
     """Missing chunks of stores that others wrote are legal, but a reader should know."""
     for layer in source.layers.values():
         if layer.missing_chunks:
-            terminal.warn(f"{layer.origin}: {layer.missing_chunks} chunks have no file and are read as the fill value.")
+            chunks = quantity(layer.missing_chunks, "chunk")
+            terminal.warn(f"{layer.origin}: {chunks} without a file, read as the fill value.")
 
 
 def _show_plan(terminal: Terminal, plan: Plan, source: Activations) -> None:

@@ -88,7 +88,7 @@ class Terminal:
             warnings.showwarning = show
             yield
 
-    def meter(self, command: str, total: int | None = None, unit: str = "bytes") -> Meter:
+    def meter(self, command: str, total: int | None = None, unit: str = "byte") -> Meter:
         """Progress of a command that does ``total`` units of work (None: what its parts say when they start)."""
         return make_meter(command, total, unit, shown=not self.as_json)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import zarr
 from zarr.errors import NodeNotFoundError
 
 from hpv.addresses import is_address, without_scheme
-from hpv.errors import StoreError
+from hpv.errors import StoreError, near
 from hpv.store.arrays import StoredArray
 from hpv.store.locks import LOCK
 from hpv.store.places import ROOT, Place, place_of
@@ -69,8 +68,8 @@ class Store:
             node = None
         if not isinstance(node, zarr.Array):
             names = self.names()
-            near = difflib.get_close_matches(name, names, 3, 0.4) or names[:10]
-            raise StoreError(f"{self.path}: there is no array {name}; there are {', '.join(near) or 'none at all'}.")
+            shown = near(name, names) or names[:10]
+            raise StoreError(f"{self.path}: there is no array {name}; there are {', '.join(shown) or 'none at all'}.")
         return StoredArray(node, f"{self.path}: array {name}", strict=True)
 
 
@@ -110,8 +109,8 @@ def open_node(path: str | os.PathLike[str]) -> zarr.Array | zarr.Group:
         return _open_remote(os.fspath(path))
     text = without_scheme(os.fspath(path))
     if not os.path.exists(text):
-        near = difflib.get_close_matches(os.path.basename(text), _siblings(text), 3)
-        hint = f" Close to it there is {', '.join(near)}." if near else ""
+        close = _siblings(text)
+        hint = f" Close to it there is {', '.join(close)}." if close else ""
         raise StoreError(f"{text} does not exist; check the path.{hint}")
     if text.endswith(".npy") and os.path.isfile(text):
         raise StoreError(f"{text} is an .npy file, which holds activations; this needs a store that hpv wrote.")
@@ -176,5 +175,9 @@ def _is_passing(name: str) -> bool:
 
 
 def _siblings(path: str) -> list[str]:
-    folder = os.path.dirname(path) or "."
-    return os.listdir(folder) if os.path.isdir(folder) else []
+    """Names beside a path that are near to its own, whatever they end in."""
+    folder, name = os.path.split(path)
+    stems: dict[str, list[str]] = {}
+    for entry in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []:
+        stems.setdefault(os.path.splitext(entry)[0], []).append(entry)
+    return [entry for stem in near(os.path.splitext(name)[0], stems) for entry in stems[stem]]
