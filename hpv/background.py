@@ -6,12 +6,13 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from hpv.errors import InputError
+from hpv.errors import InputError, warn
 from hpv.floats import FloatFormat, convert_keys, from_keys
 from hpv.pilot import LayerEdges, Rule
 from hpv.resources import quantity
@@ -196,7 +197,8 @@ class Background:
 
         The exact empirical p-value range of the value lies inside. float32 is rounded outward, float64 is exact.
         ``labels``: a class for each sample, whose own counts answer (pooled ones where the class is not fitted or too
-        small). ``out``: a pair of arrays to write to.
+        small); without labels the pooled counts answer for all samples, also where there are classes. ``out``: a pair
+        of arrays to write to.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.arange(99.0).reshape(99, 1), edges=[25, 50, 75])
@@ -268,7 +270,8 @@ class Background:
             raise InputError(
                 f"layers {unknown or list(layers)}: choose one or more of {', '.join(sorted(self.layers))}."
             )
-        return replace(self, layers={name: self.layers[name] for name in self.layers if name in set(layers)})
+        chosen = {name: self.layers[name] for name in self.layers if name in set(layers)}
+        return replace(self, layers=chosen, path=None)
 
     def edges(self, layer: str) -> np.ndarray:
         """All edges of a layer's nodes (nodes, K), outer ones included, filled up with NaN."""
@@ -329,6 +332,12 @@ def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores
         raise InputError("merge: no backgrounds were given; give at least one.")
     if not all(isinstance(part, Background) for part in parts):
         raise InputError("merge: give backgrounds, as hpv.fit and hpv.open return them.")
+    _refuse_twice(parts)
+    return add(parts)
+
+
+def add(parts: Sequence[Background]) -> Background:
+    """The background of the samples of all parts, which are known to be different ones."""
     for number, part in enumerate(parts[1:], start=2):
         _check_mergeable(parts[0], part, number)
     classes = None
@@ -346,7 +355,33 @@ def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores
         name: _merge_states([part.layers[name] for part in parts], places, count, int(samples.sum()))
         for name in parts[0].layers
     }
-    return replace(parts[0], layers=layers, samples=samples, classes=classes)
+    return replace(parts[0], layers=layers, samples=samples, classes=classes, path=None)
+
+
+def _refuse_twice(parts: Sequence[Background]) -> None:
+    """Refuse what is given twice; equal counts may be those of other samples, and are only warned about."""
+    for (first, one), (second, other) in combinations(enumerate(parts, start=1), 2):
+        equal = one is other or _have_equal_states(one, other)
+        if one is other or (equal and one.path is not None and one.path == other.path):
+            raise InputError(f"merge: background {second} is background {first} again; its samples would count double. "
+                             "Give every part once.")  # fmt: skip
+        if equal:
+            warn(f"merge: backgrounds {first} and {second} have the same counts everywhere; if they are of the same "
+                 "samples, these now count double.")  # fmt: skip
+
+
+def _have_equal_states(one: Background, other: Background) -> bool:
+    """Whether nothing tells two backgrounds apart; most differ in the first array, a small one."""
+    return (
+        one.layers.keys() == other.layers.keys()
+        and np.array_equal(one.samples, other.samples)
+        and all(
+            np.array_equal(getattr(one.layers[name], array), getattr(other.layers[name], array))
+            for array in reversed(STATE_ARRAYS)
+            for name in one.layers
+        )
+        and one.fingerprint == other.fingerprint
+    )
 
 
 def _check_mergeable(first: Background, other: Background, number: int) -> None:

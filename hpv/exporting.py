@@ -36,7 +36,7 @@ def write_table(scores: Scores, out: str | os.PathLike[str], *, overwrite: bool 
     if path.suffix.lower() not in writers:
         raise InputError(f"{path}: give a file whose name ends in .csv or .parquet.")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputExistsError(f"{path} exists; use another name, or overwrite it.")
+        raise OutputExistsError(f"{path} exists; use another name, or give overwrite=True.")
     names = _columns(scores)
     part = path.with_name(f"{path.name}.partial")
     try:

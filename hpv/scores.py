@@ -16,7 +16,7 @@ from hpv import streaming
 from hpv.addresses import absolute_path
 from hpv.backends import get_backend
 from hpv.background import Background
-from hpv.errors import DataError, HpvError, InputError, warn
+from hpv.errors import DataError, HpvError, InputError, StoreError, warn
 from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import SCORE_CHUNK
 from hpv.pvalues import outward, range_tables
@@ -87,7 +87,7 @@ class Scores:
         if layer not in self.layers:
             raise InputError(f"{self.path}: no layer {layer}; it has {', '.join(self.layers)}.")
         if f"codes/{escape(layer)}" not in self._store:
-            raise InputError(f"{self.path}: codes were not kept; score again with keep codes.")
+            raise InputError(f"{self.path}: codes were not kept; score again with keep='codes'.")
         return self._store.array(f"codes/{escape(layer)}")
 
     def pvalues(self, layer: str, background: Background, tail: str, samples: slice = slice(None)) -> Any:
@@ -128,7 +128,15 @@ class Scores:
         where = path or self.attributes.get("background_path")
         if where is None:
             raise InputError(f"{self.path}: its background was not a store; give the path of one.")
-        found = open_background(where)
+        try:
+            found = open_background(where)
+        except StoreError as error:
+            if path is not None:
+                raise
+            raise StoreError(
+                f"{self.path}: its background is not where it was when it was used: {error} If it was moved, give its "
+                "path: hpv top --background PATH, or scores.background(path) in Python."
+            ) from None
         self.check_background(found)
         return found
 

@@ -159,8 +159,8 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
         return np.zeros(source.samples, np.int64)
     labels = source.labels if labels is None else labels
     if labels is None:
-        raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest' or "
-                         "'pooled'.")  # fmt: skip
+        raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
+                         "against='pooled'.")  # fmt: skip
     labels = check_labels(labels, source.samples)
     assert background.classes is not None
     unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))

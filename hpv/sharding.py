@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
-from hpv.background import Background, merge
+from hpv.background import Background, add
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, edges_of, run_fit
 from hpv.opening import FitCheckpoint, fit_request, load_background, merge_to_store, open_background, write_background
@@ -33,12 +33,12 @@ from hpv.store import (
     Output,
     Store,
     complete_exchange,
-    first_difference,
     join_shards,
     open_store,
     place_of,
     ranges,
     read_header,
+    request_difference,
     shard_path,
     shard_state,
     shards_of,
@@ -205,7 +205,7 @@ def _add(stores: Sequence[Store], progress: streaming.Progress) -> Background:
     progress.start("merge", total.state_bytes * len(stores))
     for store in stores[1:]:
         progress.advance(total.state_bytes)
-        total = merge([total, load_background(store)])
+        total = add([total, load_background(store)])
     progress.advance(total.state_bytes)
     return total
 
@@ -224,7 +224,7 @@ def _refuse_strangers(out: str | Path, stores: Sequence[Store]) -> None:
     for name in sorted(place_of(out).names() or ()):
         if name.startswith("shard-") and name not in expected:
             raise InputError(
-                f"{out}/{name} is no shard of {out}, which has {len(stores)}; move it away, then merge again."
+                f"{out}/{name} is none of the shards 1 to {len(stores)} of {out}; move it away, then merge again."
             )
 
 
@@ -235,7 +235,7 @@ def _in_order(stores: Sequence[Store], request: dict[str, Any]) -> list[Store]:
         shard = store.request.get("shard")
         if shard is None:
             raise InputError(f"merge: {store.path} is no shard; give the shards of one fit or score.")
-        other = first_difference({"request": _without(store.request, "shard")}, {"request": request})
+        other = request_difference(_without(store.request, "shard"), request)
         if shard["of"] != of or store.kind != stores[0].kind:
             other = f"it is shard {shard['number']} of {shard['of']}, {stores[0].path} is one of {of}"
         if other is not None:

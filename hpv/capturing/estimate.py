@@ -59,7 +59,7 @@ def refuse_too_large(plan: CapturePlan, batches: Any, first: int, out: str | os.
     if least > plan.free_bytes:
         raise InputError(
             f"{os.fspath(out)} would take {human(least)} more, {human(plan.free_bytes)} are free; choose "
-            f"fewer layers, reduce='mean' or 'max', or another disk."
+            f"fewer layers, reduce='mean' or reduce='max', or another disk."
         )
 
 

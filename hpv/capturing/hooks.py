@@ -150,7 +150,7 @@ class Recorder:
             if now.block.shape[1] != then.block.shape[1]:
                 raise DataError(
                     f"layer {name} has {quantity(now.block.shape[1], 'node')} in one batch and "
-                    f"{then.block.shape[1]} in the first; give inputs of one size, or reduce='mean' or 'max'."
+                    f"{then.block.shape[1]} in the first; give inputs of one size, or reduce='mean' or reduce='max'."
                 )
             if now.form != then.form:
                 raise DataError(

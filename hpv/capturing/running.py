@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def capture(
     """
     _check(batches, labels, ids)
     if device is not None:
+        _check_device(device)
         model.to(device)
     with evaluating(model), Recorder(model, layers, reduce) as recorder:
         run = _Run(model, recorder, labels, device)
@@ -219,12 +221,12 @@ class _Run:
         if position < stored:
             raise InputError(
                 f"an earlier run stored {quantity(stored, 'sample')}, the batches hold {position}; give the same "
-                f"batches as then, or overwrite the store."
+                f"batches as then, or give overwrite=True."
             )
         if position != writer.samples:
             raise DataError(
-                f"{quantity(writer.samples, 'sample')} stored, the batches hold {position}; part of the work was lost, "
-                f"overwrite the store."
+                f"{quantity(writer.samples, 'sample')} stored, the batches hold {position}; part of the work was lost; "
+                f"begin anew with overwrite=True."
             )
 
 
@@ -255,9 +257,21 @@ def _check(batches: Any, labels: Any, ids: Any) -> None:
             f"batches: a {type(batches).__name__} is no series of batches; give a DataLoader, or a list such as [x]."
         )
     if labels not in ("argmax", "targets", None):
-        raise InputError(f"labels: {labels!r} is none of 'argmax', 'targets' and None.")
+        raise InputError(f"labels={labels!r}: give 'argmax', 'targets', or labels=None.")
     if isinstance(ids, str):
         raise InputError("ids: a single string; give one string for each sample.")
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Refuse a device that torch does not know, or that this machine does not have."""
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        why = re.split(r"\.(?:\s|$)|\n", str(error).strip())[0]
+        raise InputError(
+            f"device={str(device)!r} cannot be used here: {why}; give device='cpu', or leave it out to compute where "
+            "the model is."
+        ) from None
 
 
 def _tell(
@@ -287,7 +301,7 @@ def _compare(writer: ActivationWriter, result: _Forward, position: int, known: i
             raise InputError(
                 f"layer {name}: samples {position} to {position + known - 1} differ from those that an earlier run "
                 f"stored, so the batches come in another order or are others; fix their order (no shuffling), or "
-                f"overwrite the store."
+                f"overwrite=True."
             )
 
 
@@ -300,7 +314,7 @@ def _already(path: Path | str, first: _Forward, note: str) -> Captured:
         if not _alike(now.block[:count], store.layer(entry).read((slice(0, count),)), entry.form):
             raise OutputExistsError(
                 f"{path} holds the activations of other inputs: layer {entry.name} differs in the first batch. Use "
-                f"another path, or overwrite it."
+                f"another path, or give overwrite=True."
             )
     return Captured(path, store.samples, _sizes(first), note, already_complete=True)
 

@@ -38,6 +38,8 @@ def fit(terminal: Terminal, *, out: str, overwrite: bool, shard: str | None, **o
             background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
     document = {"command": "fit", "out": out, **_which(part), "already_complete": already}
     document |= background_facts(background)
+    if background.path == out:  # of all shards: they are merged
+        part = None
     following = f"Next: hpv merge {out}" if part else f"Next: hpv score {out} ACTIVATIONS -o SCORES"
     terminal.result(document, _outcome(out, already, part), *background_summary(document), following)
 
@@ -74,6 +76,8 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, sha
             scores = write_scores(ready, out, keep, overwrite, meter)
     already = scores.already_complete
     document = {"command": "score", "out": out, **_which(part), "already_complete": already, **scores_facts(scores)}
+    if scores.path == out:  # of all shards: they are merged
+        part = None
     following = f"Next: hpv {'merge' if part else 'top'} {out}"
     terminal.result(document, _outcome(out, already, part), *scores_summary(document), following)
 

@@ -139,7 +139,7 @@ class ActivationWriter:
             if column.stored != self.samples:
                 raise DataError(
                     f"{self._output.path}: {name} holds {column.stored} of {quantity(self.samples, 'sample')}; part "
-                    "of the work was lost, overwrite the store."
+                    "of the work was lost; begin anew with overwrite=True."
                 )
 
 

@@ -21,7 +21,8 @@ ACTIVATIONS, BACKGROUND, SCORES = "hpv-activations", "hpv-background", "hpv-scor
 VERSION = 1
 RESERVED = ("format", "version", "id", "complete", "request", "progress")
 """Entries of the root's attributes that say what the store is; all others belong to its kind."""
-_NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
+NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
+"""Of the formats, in messages."""
 
 
 class Store:
@@ -85,8 +86,8 @@ def open_store(path: str | os.PathLike[str], kind: str | None = None) -> Store:
 def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) -> None:
     """Refuse what is not a complete store of ``kind`` in a version that this hpv reads."""
     found = header.get("format")
-    if found not in _NAMES:
-        wanted = _NAMES.get(kind or "", "a store")
+    if found not in NAMES:
+        wanted = NAMES.get(kind or "", "a store")
         raise StoreError(f"{path} is a Zarr store, but not one of hpv's; give {wanted} that hpv wrote.")
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
@@ -94,7 +95,7 @@ def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) 
             f"{path} has version {version} of {found}, this hpv reads up to {VERSION}; install a newer one."
         )
     if kind is not None and found != kind:
-        raise StoreError(f"{path} is {_NAMES[str(found)]}; this needs {_NAMES[kind]}.")
+        raise StoreError(f"{path} is {NAMES[str(found)]}; this needs {NAMES[kind]}.")
     if header.get("complete") is not True:
         from hpv.store.shards import shard_state, shards_of
 
@@ -162,7 +163,7 @@ def read_header(place: Place) -> dict[str, Any] | None:
         if content is None and all(_is_passing(name) for name in place.names() or []):
             return None
         header = json.loads(content or b"")["attributes"]
-        if header["format"] in _NAMES:
+        if header["format"] in NAMES:
             return dict(header)
     except (NotADirectoryError, ValueError, KeyError, TypeError):
         pass
