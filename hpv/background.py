@@ -250,6 +250,12 @@ class Background:
         float type that were counted at this background's edges are taken as rounded down to its type. Returns a pair
         of float64 arrays (nodes,), or (len(q), nodes), or a mapping from layer to such pairs if there are several
         layers; NaN where a node has no value.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit(np.arange(100.0).reshape(100, 1), edges=[25, 50, 75])
+        >>> low, high = background.quantile(0.5)  # the value 49
+        >>> float(low[0]), round(float(high[0]), 6)
+        (25.0, 50.0)
         """
         from hpv import querying
 
@@ -258,13 +264,24 @@ class Background:
     # --- where it is kept ---
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the mergeable state as a Zarr store, which `hpv.open` reads; visible only when it is complete."""
+        """Write the mergeable state as a Zarr store, which `hpv.open` reads; visible only when it is complete.
+
+        >>> import numpy as np, hpv, tempfile
+        >>> background = hpv.fit(np.arange(100.0).reshape(50, 2))
+        >>> background.save(tempfile.mkdtemp() + "/background.zarr")
+        """
         from hpv import opening
 
         opening.save_background(self, path, overwrite=overwrite)
 
     def select(self, layers: Sequence[str]) -> Background:
-        """The background of some of the layers."""
+        """The background of some of the layers.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit({"conv": np.ones((50, 8)), "head": np.ones((50, 2))})
+        >>> background.select(["head"])
+        <hpv.Background of 50 samples; head: 2 nodes>
+        """
         unknown = [name for name in layers if name not in self.layers]
         if unknown or not layers:
             raise InputError(
@@ -274,12 +291,24 @@ class Background:
         return replace(self, layers=chosen, path=None)
 
     def edges(self, layer: str) -> np.ndarray:
-        """All edges of a layer's nodes (nodes, K), outer ones included, filled up with NaN."""
+        """All edges of a layer's nodes (nodes, K), outer ones included, filled up with NaN.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit(np.arange(100.0).reshape(100, 1), edges=[25, 50, 75])
+        >>> background.edges("activations").round(6).tolist()
+        [[0.0, 25.0, 50.0, 75.0, 99.0]]
+        """
         closed = self.closed(layer)
         return from_keys(closed.edges, closed.form)
 
     def modal(self, layer: str) -> np.ndarray:
-        """Which bins hold one modal value: bool (nodes, K); bin k lies between the edges k and k + 1."""
+        """Which bins hold one modal value: bool (nodes, K); bin k lies between the edges k and k + 1.
+
+        >>> import numpy as np, hpv
+        >>> relu = np.maximum(np.arange(-50.0, 50.0), 0).reshape(100, 1)
+        >>> hpv.fit(relu, bins=4).modal("activations").any(axis=1).tolist()
+        [True]
+        """
         from hpv.kernels.rules import is_modal
 
         closed = self.closed(layer)

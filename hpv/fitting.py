@@ -60,7 +60,8 @@ def fit(
     """Represent background activations by one small histogram per node (arXiv:2312.08143).
 
     ``activations``: (samples, nodes) as a numpy array, torch tensor, .npy path, Zarr array or group (object, path or
-    activation store), Dask array, or a mapping from layer name to any of these. NaN is not counted.
+    activation store), Dask array, or a mapping from layer name to any of these. NaN is not counted. Of more than two
+    dimensions, as (samples, channels, height, width), every value of a sample is a node: they are flattened in C order.
 
     ``bins``: ordinary bins per node, 1 to 254. ``binning``: ``balanced`` (default), ``uniform`` (the paper's rule; with
     ``bins=10, pilot=None`` its representation) or ``quantile``. ``modal_fraction``: a value that makes up more of its

@@ -104,7 +104,13 @@ class ScanResult(Scored):
     _nodes: Callable[[int], dict[str, np.ndarray]]
 
     def nodes(self, i: int) -> dict[str, np.ndarray]:
-        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
+        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
+        >>> background.scan(np.array([[0.0, 9.0, 0.0, 9.0, 0.0]])).nodes(0)
+        {'activations': array([1, 3])}
+        """
         return self._nodes(i)
 
 

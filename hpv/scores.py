@@ -30,7 +30,24 @@ COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 
 
 class Scores:
-    """Scores of every sample, opened with `hpv.open` or returned by `hpv.score`."""
+    """Scores of every sample, opened with `hpv.open` or returned by `hpv.score`.
+
+    >>> import numpy as np, hpv, tempfile
+    >>> x = np.random.default_rng(0).normal(size=(100, 5))
+    >>> background = hpv.fit(x)
+    >>> scores = hpv.score(background, x[:3], tempfile.mkdtemp() + "/scores.zarr", tails="left", forms="subset")
+    >>> scores.kinds
+    [('left', 'subset', 'berk_jones'), ('left', 'subset', 'higher_criticism')]
+    >>> scores.get("left", "subset", "berk_jones").score.shape
+    (3,)
+    >>> scores.column("left", "subset", "berk_jones", "size").read((slice(0, 2),)).shape
+    (2,)
+    >>> codes, (pmin, pmax) = scores.codes("activations").read(), scores.pvalues("activations", background, "left")
+    >>> codes.shape, codes.dtype, pmax.shape
+    ((3, 5), dtype('uint8'), (3, 5))
+    >>> list(scores.nodes(0, background, "left", "subset", "berk_jones"))
+    ['activations']
+    """
 
     def __init__(self, store: Store, already_complete: bool = False) -> None:
         self._store = store

@@ -229,7 +229,10 @@ def test_outputs_that_cannot_be_captured(out: Path) -> None:
         (lambda x: x.long(), "the output of part holds no tensor of floats"),
         (lambda x: None, "the output of part holds no tensor of floats"),
         (lambda x: x.sum(), "layer part gives one number for the whole batch"),
-        (lambda x: x.T, "layer part gives 3 rows for a batch of 4 samples"),
+        (
+            lambda x: x.T,
+            r"layer part has an output of shape \(3, 4\) for a batch of 4 samples; choose modules all of whose",
+        ),
         (lambda x: x[:, :0], r"layer part has no nodes: its output has the shape \(4, 0\)"),
         (lambda x: x.to(torch.float8_e5m2), "layer part: dtype float8_e5m2 is not one of float16"),
     ):
@@ -237,6 +240,22 @@ def test_outputs_that_cannot_be_captured(out: Path) -> None:
             capture(Odd(give), [torch.ones(4, 3)], out, layers="part")
     with pytest.raises(InputError, match="no samples in the first batch"):
         capture(Odd(lambda x: x), [torch.ones(0, 3)], out, layers="part")
+    assert not out.exists()
+
+
+def test_an_output_beside_others_that_has_no_samples_first(out: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 6, num_layers=2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.lstm(x)[0][:, -1]
+
+    with pytest.raises(
+        InputError, match=r"layer lstm\.1\.0 has an output of shape \(2, 5, 6\) for a batch of 5 samples"
+    ):
+        capture(Recurrent(), [torch.ones(5, 7, 3)], out, layers="lstm")
     assert not out.exists()
 
 
@@ -459,7 +478,7 @@ class Changing(nn.Module):
         ("dtype", "layer other is float16 in one batch and float32 in the first"),
         ("calls", "layer part#2: in some batches the model gives it, in others not"),
         ("fewer", "layer part: in some batches"),
-        ("rows", "layer other gives 1 rows for a batch of 4"),
+        ("rows", r"layer other has an output of shape \(1, 3\) for a batch of 4 samples"),
         ("labels", "labels: in the first batch argmax .*, in a later one none"),
     ],
 )

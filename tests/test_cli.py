@@ -394,6 +394,15 @@ def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert nothing == np.isnan(expected.alpha).tolist()
 
 
+def test_export_tells_how_far_it_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lines = done("export", data.scores, "-o", tmp_path / "s.csv").err.splitlines()
+    for line, samples in zip(lines[1:], (16, 32, 40), strict=False):
+        assert line.startswith(f"export: {samples} samples of 40 samples, ")
+    assert lines[-1].startswith("export: 40 samples in ")
+
+
 def test_export_refuses(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "s.csv"
     out.write_text("mine")

@@ -163,8 +163,9 @@ class Recorder:
             size = len(recorded.block) if size is None else size
             if len(recorded.block) != size:
                 raise error(
-                    f"layer {name} gives {len(recorded.block)} rows for a batch of {size} samples; the first dimension "
-                    f"of its output must be the samples."
+                    f"layer {name} has an output of shape {(len(recorded.block), *recorded.shape)} for a batch of "
+                    f"{quantity(size, 'sample')}; choose modules all of whose outputs have the samples first, as with "
+                    "batch_first=True."
                 )
         return self._kept
 

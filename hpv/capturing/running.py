@@ -89,7 +89,8 @@ def capture(
     ``layers``: names of modules (``model.named_modules()``) or patterns with ``*`` and ``?``. A module that is called
     again within one forward pass gives further layers ``name#2``, ``name#3``; one that gives a tuple or a dictionary
     gives a layer for each tensor of floats in it, ``name.0`` or ``name.key``. dtypes are kept.
-    ``reduce``: ``flatten`` keeps every value as a node; ``mean`` and ``max`` keep one value per channel, over all
+    ``reduce``: ``flatten`` makes a node of every value, in C order, so that outputs of three and more dimensions are
+    stored as (samples, nodes), with their shape beside them; ``mean`` and ``max`` keep one value per channel, over all
     other positions. The channels are the last dimension of three (samples, tokens, channels), else the one after the
     samples (samples, channels, height, width); ``mean:1`` names another. A mapping from layer name or pattern to these
     sets them apart. NaN stays NaN.

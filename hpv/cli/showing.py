@@ -55,7 +55,8 @@ def export(terminal: Terminal, *, scores: str, out: str, overwrite: bool) -> Non
     from hpv.exporting import write_table
 
     store = open_scores(scores)
-    columns = write_table(store, out, overwrite=overwrite)
+    with terminal.meter("export", store.samples, "sample") as meter:
+        columns = write_table(store, out, overwrite=overwrite, progress=meter)
     size = os.path.getsize(out)
     terminal.result(
         {"command": "export", "out": out, "rows": store.samples, "columns": columns, "bytes": size},
