@@ -231,7 +231,7 @@ def test_outputs_that_cannot_be_captured(out: Path) -> None:
         (lambda x: x.sum(), "layer part gives one number for the whole batch"),
         (
             lambda x: x.T,
-            r"layer part has an output of shape \(3, 4\) for a batch of 4 samples; choose modules all of whose",
+            r"layer part has an output of shape \(3, 4\) for a batch of 4 samples; choose modules",
         ),
         (lambda x: x[:, :0], r"layer part has no nodes: its output has the shape \(4, 0\)"),
         (lambda x: x.to(torch.float8_e5m2), "layer part: dtype float8_e5m2 is not one of float16"),
@@ -252,9 +252,7 @@ def test_an_output_beside_others_that_has_no_samples_first(out: Path) -> None:
         def forward(self, x: torch.Tensor) -> Any:
             return self.lstm(x)[0][:, -1]
 
-    with pytest.raises(
-        InputError, match=r"layer lstm\.1\.0 has an output of shape \(2, 5, 6\) for a batch of 5 samples"
-    ):
+    with pytest.raises(InputError, match=r"layer lstm\.1\.0 has an output of shape \(2, 5, 6\) for a batch"):
         capture(Recurrent(), [torch.ones(5, 7, 3)], out, layers="lstm")
     assert not out.exists()
 
@@ -664,7 +662,7 @@ def test_the_same_capture_again(out: Path) -> None:
         capture(Net(), images().split(4), out, layers=["head", "conv"])
     other = Net()
     nn.init.zeros_(other.head.weight)
-    with pytest.raises(OutputExistsError, match="weights is "):
+    with pytest.raises(OutputExistsError, match=r"weights \w{12} there and weights \w{12} here"):
         capture(other, images().split(4), out, layers="head")
     done = capture(other, images(5).split(4), out, layers="head", overwrite=True)
     assert not done.already_complete
