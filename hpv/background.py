@@ -6,14 +6,16 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from hpv.errors import InputError
+from hpv.errors import InputError, warn
 from hpv.floats import FloatFormat, convert_keys, from_keys
 from hpv.pilot import LayerEdges, Rule
+from hpv.resources import quantity
 
 if TYPE_CHECKING:
     from hpv.scanning import ScanResult
@@ -195,7 +197,8 @@ class Background:
 
         The exact empirical p-value range of the value lies inside. float32 is rounded outward, float64 is exact.
         ``labels``: a class for each sample, whose own counts answer (pooled ones where the class is not fitted or too
-        small). ``out``: a pair of arrays to write to.
+        small); without labels the pooled counts answer for all samples, also where there are classes. ``out``: a pair
+        of arrays to write to.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.arange(99.0).reshape(99, 1), edges=[25, 50, 75])
@@ -247,6 +250,12 @@ class Background:
         float type that were counted at this background's edges are taken as rounded down to its type. Returns a pair
         of float64 arrays (nodes,), or (len(q), nodes), or a mapping from layer to such pairs if there are several
         layers; NaN where a node has no value.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit(np.arange(100.0).reshape(100, 1), edges=[25, 50, 75])
+        >>> low, high = background.quantile(0.5)  # the value 49
+        >>> float(low[0]), round(float(high[0]), 6)
+        (25.0, 50.0)
         """
         from hpv import querying
 
@@ -255,27 +264,51 @@ class Background:
     # --- where it is kept ---
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the mergeable state as a Zarr store, which `hpv.open` reads; visible only when it is complete."""
+        """Write the mergeable state as a Zarr store, which `hpv.open` reads; visible only when it is complete.
+
+        >>> import numpy as np, hpv, tempfile
+        >>> background = hpv.fit(np.arange(100.0).reshape(50, 2))
+        >>> background.save(tempfile.mkdtemp() + "/background.zarr")
+        """
         from hpv import opening
 
         opening.save_background(self, path, overwrite=overwrite)
 
     def select(self, layers: Sequence[str]) -> Background:
-        """The background of some of the layers."""
+        """The background of some of the layers.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit({"conv": np.ones((50, 8)), "head": np.ones((50, 2))})
+        >>> background.select(["head"])
+        <hpv.Background of 50 samples; head: 2 nodes>
+        """
         unknown = [name for name in layers if name not in self.layers]
         if unknown or not layers:
             raise InputError(
                 f"layers {unknown or list(layers)}: choose one or more of {', '.join(sorted(self.layers))}."
             )
-        return replace(self, layers={name: self.layers[name] for name in self.layers if name in set(layers)})
+        chosen = {name: self.layers[name] for name in self.layers if name in set(layers)}
+        return replace(self, layers=chosen, path=None)
 
     def edges(self, layer: str) -> np.ndarray:
-        """All edges of a layer's nodes (nodes, K), outer ones included, filled up with NaN."""
+        """All edges of a layer's nodes (nodes, K), outer ones included, filled up with NaN.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit(np.arange(100.0).reshape(100, 1), edges=[25, 50, 75])
+        >>> background.edges("activations").round(6).tolist()
+        [[0.0, 25.0, 50.0, 75.0, 99.0]]
+        """
         closed = self.closed(layer)
         return from_keys(closed.edges, closed.form)
 
     def modal(self, layer: str) -> np.ndarray:
-        """Which bins hold one modal value: bool (nodes, K); bin k lies between the edges k and k + 1."""
+        """Which bins hold one modal value: bool (nodes, K); bin k lies between the edges k and k + 1.
+
+        >>> import numpy as np, hpv
+        >>> relu = np.maximum(np.arange(-50.0, 50.0), 0).reshape(100, 1)
+        >>> hpv.fit(relu, bins=4).modal("activations").any(axis=1).tolist()
+        [True]
+        """
         from hpv.kernels.rules import is_modal
 
         closed = self.closed(layer)
@@ -288,9 +321,9 @@ class Background:
         return common & (following == closed.edges + 1)
 
     def __repr__(self) -> str:
-        classes = "" if self.classes is None else f", {len(self.classes)} classes"
-        layers = ", ".join(f"{name}: {state.nodes} nodes" for name, state in self.layers.items())
-        return f"<hpv.Background of {int(self.samples.sum()):,} samples{classes}; {layers}>"
+        classes = "" if self.classes is None else f", {quantity(len(self.classes), 'class')}"
+        layers = ", ".join(f"{name}: {quantity(state.nodes, 'node')}" for name, state in self.layers.items())
+        return f"<hpv.Background of {quantity(int(self.samples.sum()), 'sample')}{classes}; {layers}>"
 
 
 def count_dtype(samples: int) -> np.dtype:
@@ -328,6 +361,12 @@ def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores
         raise InputError("merge: no backgrounds were given; give at least one.")
     if not all(isinstance(part, Background) for part in parts):
         raise InputError("merge: give backgrounds, as hpv.fit and hpv.open return them.")
+    _refuse_twice(parts)
+    return add(parts)
+
+
+def add(parts: Sequence[Background]) -> Background:
+    """The background of the samples of all parts, which are known to be different ones."""
     for number, part in enumerate(parts[1:], start=2):
         _check_mergeable(parts[0], part, number)
     classes = None
@@ -345,7 +384,33 @@ def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores
         name: _merge_states([part.layers[name] for part in parts], places, count, int(samples.sum()))
         for name in parts[0].layers
     }
-    return replace(parts[0], layers=layers, samples=samples, classes=classes)
+    return replace(parts[0], layers=layers, samples=samples, classes=classes, path=None)
+
+
+def _refuse_twice(parts: Sequence[Background]) -> None:
+    """Refuse what is given twice; equal counts may be those of other samples, and are only warned about."""
+    for (first, one), (second, other) in combinations(enumerate(parts, start=1), 2):
+        equal = one is other or _have_equal_states(one, other)
+        if one is other or (equal and one.path is not None and one.path == other.path):
+            raise InputError(f"merge: background {second} is background {first} again; its samples would count double. "
+                             "Give every part once.")  # fmt: skip
+        if equal:
+            warn(f"merge: backgrounds {first} and {second} have the same counts everywhere; if they are of the same "
+                 "samples, these now count double.")  # fmt: skip
+
+
+def _have_equal_states(one: Background, other: Background) -> bool:
+    """Whether nothing tells two backgrounds apart; most differ in the first array, a small one."""
+    return (
+        one.layers.keys() == other.layers.keys()
+        and np.array_equal(one.samples, other.samples)
+        and all(
+            np.array_equal(getattr(one.layers[name], array), getattr(other.layers[name], array))
+            for array in reversed(STATE_ARRAYS)
+            for name in one.layers
+        )
+        and one.fingerprint == other.fingerprint
+    )
 
 
 def _check_mergeable(first: Background, other: Background, number: int) -> None:
@@ -397,7 +462,7 @@ def check_layers(background: Background, source: Activations) -> dict[str, str]:
         state, layer = background.layers[name], source.layers[theirs]
         if layer.shape[1] != state.nodes:
             raise InputError(
-                f"layer {theirs}: {layer.shape[1]} nodes, but the background has {state.nodes}; "
+                f"layer {theirs}: {quantity(layer.shape[1], 'node')}, but the background has {state.nodes}; "
                 "give activations of the same layer of the same network."
             )
     return pairs

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+
 
 class HpvError(Exception):
     """Base of all errors that hpv raises on purpose; ``exit_code`` is what the command line returns."""
@@ -37,3 +44,18 @@ class StoppedError(HpvError, RuntimeError):
 
 class HpvWarning(UserWarning):
     """Something that the caller should know and that does not stop the work."""
+
+
+def warn(text: str) -> None:
+    """Warn with `HpvWarning`; the line that Python shows is the one that called hpv, wherever in hpv this is called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, HpvWarning, stacklevel=level)
+
+
+def near(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three of the names that may have been meant, the nearest first; most often none."""
+    import difflib
+
+    return difflib.get_close_matches(name, list(names), 3)

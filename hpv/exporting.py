@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hpv import streaming
 from hpv.addresses import is_address
 from hpv.errors import DataError, InputError, OutputExistsError
 from hpv.scores import Scores
@@ -22,7 +23,9 @@ BLOCK = 65_536
 Blocks = Iterator[dict[str, Any]]
 
 
-def write_table(scores: Scores, out: str | os.PathLike[str], *, overwrite: bool = False) -> list[str]:
+def write_table(
+    scores: Scores, out: str | os.PathLike[str], *, overwrite: bool = False, progress: streaming.Progress | None = None
+) -> list[str]:
     """Write scores to a .csv or .parquet file; the names of its columns.
 
     ``sample`` is the number of the sample, ``id`` its id where there are ids; every kind has the columns
@@ -36,12 +39,12 @@ def write_table(scores: Scores, out: str | os.PathLike[str], *, overwrite: bool 
     if path.suffix.lower() not in writers:
         raise InputError(f"{path}: give a file whose name ends in .csv or .parquet.")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputExistsError(f"{path} exists; use another name, or overwrite it.")
+        raise OutputExistsError(f"{path} exists; use another name, or give overwrite=True.")
     names = _columns(scores)
     part = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix.lower()](part, names, _blocks(scores))
+        writers[path.suffix.lower()](part, names, _blocks(scores, progress or streaming.Quiet()))
         os.replace(part, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -58,9 +61,10 @@ def _columns(scores: Scores) -> list[str]:
     return first + ["/".join((*kind, name)) for kind in scores.kinds for name in kept]
 
 
-def _blocks(scores: Scores) -> Blocks:
+def _blocks(scores: Scores, progress: streaming.Progress) -> Blocks:
     """Column name -> values of the next samples."""
     ids, names = scores.ids, _columns(scores)
+    progress.start("export", scores.samples)
     for start in range(0, scores.samples, BLOCK):
         rows = slice(start, min(start + BLOCK, scores.samples))
         block: dict[str, Any] = {"sample": np.arange(rows.start, rows.stop)}
@@ -71,6 +75,7 @@ def _blocks(scores: Scores) -> Blocks:
                 tail, form, statistic, array = name.split("/")
                 block[name] = scores.column(tail, form, statistic, array).read((rows,))
         yield block
+        progress.advance(rows.stop - rows.start)
 
 
 def _write_csv(path: Path, names: list[str], blocks: Blocks) -> None:

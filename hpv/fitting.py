@@ -20,6 +20,7 @@ from hpv.floats import FloatFormat, convert_keys
 from hpv.pilot import Edges, LayerEdges, Rule, check_edges
 from hpv.planning import LayerPlan, Plan, plan_fit
 from hpv.proposing import propose_layer
+from hpv.resources import quantity
 from hpv.sources import Activations, Layer, open_activations
 from hpv.windows import windowed
 
@@ -59,7 +60,8 @@ def fit(
     """Represent background activations by one small histogram per node (arXiv:2312.08143).
 
     ``activations``: (samples, nodes) as a numpy array, torch tensor, .npy path, Zarr array or group (object, path or
-    activation store), Dask array, or a mapping from layer name to any of these. NaN is not counted.
+    activation store), Dask array, or a mapping from layer name to any of these. NaN is not counted. Of more than two
+    dimensions, as (samples, channels, height, width), every value of a sample is a node: they are flattened in C order.
 
     ``bins``: ordinary bins per node, 1 to 254. ``binning``: ``balanced`` (default), ``uniform`` (the paper's rule; with
     ``bins=10, pilot=None`` its representation) or ``quantile``. ``modal_fraction``: a value that makes up more of its
@@ -117,7 +119,7 @@ def check_labels(labels: Any, samples: int) -> np.ndarray:
     """One class per sample, int64: a whole number from 0 on."""
     array = np.asarray(labels)
     if array.shape != (samples,):
-        raise InputError(f"labels: shape {array.shape} for {samples} samples; give one integer per sample.")
+        raise InputError(f"labels: shape {array.shape} for {quantity(samples, 'sample')}; give one integer per sample.")
     if array.dtype.kind not in "iu":
         raise InputError(f"labels: dtype {array.dtype}; give integers.")
     if samples and not (0 <= int(array.min()) and int(array.max()) < 2**31):
@@ -158,7 +160,9 @@ def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
         if not isinstance(value, LayerEdges):
             value = LayerEdges(check_edges(value, layer.form, layer.shape[1], name), layer.form)
         if len(value.keys) != layer.shape[1]:
-            raise InputError(f"edges of layer {name}: for {len(value.keys)} nodes, but it has {layer.shape[1]}.")
+            raise InputError(
+                f"edges of layer {name}: for {quantity(len(value.keys), 'node')}, but it has {layer.shape[1]:,}."
+            )
         given[name] = value
     return given
 

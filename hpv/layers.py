@@ -323,7 +323,7 @@ def hash_of(layer: Layer) -> str:
     step = max(1, (16 << 20) // (nodes * layer.form.storage.itemsize))
     for start in range(0, samples, step):
         block = layer.read(slice(start, min(samples, start + step)), slice(0, nodes))
-        digest.update(np.ascontiguousarray(block).view(np.uint8))
+        digest.update(np.ascontiguousarray(block).view(np.uint8).data)
     return digest.hexdigest()[:32]
 
 

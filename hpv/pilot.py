@@ -17,6 +17,7 @@ import numpy as np
 
 from hpv.errors import InputError
 from hpv.floats import FLOAT64, FORMATS, FloatFormat, convert_keys, from_keys, to_keys
+from hpv.resources import quantity
 
 RUN = 64
 """Consecutive samples of the pilot that are read together."""
@@ -106,6 +107,11 @@ class Edges(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __repr__(self) -> str:
+        shapes = ((name, *edges.keys.shape) for name, edges in self.layers.items())
+        layers = (f"{name}: {quantity(nodes, 'node')} x {quantity(edges, 'edge')}" for name, nodes, edges in shapes)
+        return f"<hpv.Edges of {', '.join(layers)}>"
 
 
 def pilot_size(samples: int, pilot: int | Literal["auto"] | None) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpv.errors import HpvWarning, InputError
+from hpv.errors import InputError, warn
 from hpv.pilot import Rule, pilot_runs
-from hpv.resources import MIB, bytes_of, human, thread_count
+from hpv.resources import MIB, bytes_of, human, quantity, thread_count
 from hpv.tiling import LayerPlan, Walk, Walked, layout_warning, walk
 
 if TYPE_CHECKING:
@@ -24,10 +23,6 @@ TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class Plan:
                     "nodes": layer.nodes,
                     "tiles": len(layer.tiles),
                     "block_samples": layer.block,
-                    "pilot_samples": sum(run.stop - run.start for run in layer.pilot),
+                    "pilot_samples": layer.pilot_samples,
                     "bytes_read": layer.bytes_read,
                     "bytes_fetched": layer.bytes_fetched,
                     "rereads": round(layer.rereads, 3),
@@ -86,17 +81,25 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.kind}: {_number(self.blocks, 'block')}, {_number(self.threads, 'thread')}, reads "
+            f"{self.kind}: {quantity(self.blocks, 'block')}, {quantity(self.threads, 'thread')}, reads "
             f"{human(self.bytes_read)}, writes {human(self.bytes_written)}, needs at most {human(self.peak)} "
             f"of {human(self.memory)}"
         ]
-        lines += [
-            f"  {layer.name}: {layer.samples} x {layer.nodes}, {_number(len(layer.tiles), 'tile')} of nodes, "
-            f"blocks of {layer.block} samples, pilot of {sum(r.stop - r.start for r in layer.pilot)}"
-            + (f", chunks read {layer.rereads:.3g} times: {human(layer.bytes_fetched)}" if layer.rereads >= 1.2 else "")
-            for layer in self.layers
-        ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *map(_line, self.layers)])
+
+
+def _line(layer: LayerPlan) -> str:
+    """What is planned for a layer."""
+    parts = [
+        f"{layer.samples} x {layer.nodes}",
+        f"{quantity(len(layer.tiles), 'tile')} of nodes",
+        f"blocks of {quantity(layer.block, 'sample')}",
+    ]
+    if layer.pilot:
+        parts.append(f"pilot of {layer.pilot_samples:,}")
+    if layer.rereads >= 1.2:
+        parts.append(f"chunks read {layer.rereads:.3g} times: {human(layer.bytes_fetched)}")
+    return f"  {layer.name}: {', '.join(parts)}"
 
 
 def plan_fit(
@@ -202,7 +205,7 @@ def _warn_of_layouts(layers: Iterable[Layer], plans: Iterable[LayerPlan]) -> Non
     for layer, plan in zip(layers, plans, strict=True):
         text = layout_warning(layer, plan)
         if text is not None:
-            warnings.warn(text, HpvWarning, stacklevel=5)
+            warn(text)
 
 
 def _state_bytes(layer: Layer, edges: int, classes: int) -> int:

@@ -1,4 +1,4 @@
-"""What this process may use: the memory that is left to it, its processors; and bytes as people write them."""
+"""What this process may use: the memory that is left to it, its processors; how people write bytes and counts."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def human(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} TiB"
+
+
+def quantity(number: int, what: str) -> str:
+    """A number of things as people write it: 1 class, 2,000 classes."""
+    if number != 1:
+        what += "es" if what.endswith(("s", "x", "ch")) else "s"
+    return f"{number:,} {what}"
 
 
 def available_memory() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import product
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 from hpv.background import Background, ClosedLayer
 from hpv.errors import InputError
 from hpv.pvalues import check_tail, range_tables
+from hpv.resources import quantity
 
 if TYPE_CHECKING:
     from hpv.streaming import Buffers
@@ -63,7 +64,7 @@ class ScanOptions:
         return list(product(self.tails, self.forms, self.statistics))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scored:
     """One answer per sample (s,)."""
 
@@ -85,6 +86,9 @@ class Scored:
         """The answers of some of the samples, in the same memory."""
         return Scored(self.score[rows], self.alpha[rows], self.size[rows], self.label[rows])
 
+    def __repr__(self) -> str:
+        return f"<hpv.{type(self).__name__} of {quantity(len(self.score), 'sample')}>"
+
 
 def join(parts: Sequence[Scored]) -> Scored:
     """The answers of consecutive ranges of samples, as one."""
@@ -93,14 +97,20 @@ def join(parts: Sequence[Scored]) -> Scored:
     return Scored(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Scored)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScanResult(Scored):
     """The answer of `Background.scan`: ``score``, ``alpha``, ``size`` and ``label``, one per sample."""
 
-    _nodes: Callable[[int], dict[str, np.ndarray]] = field(repr=False)
+    _nodes: Callable[[int], dict[str, np.ndarray]]
 
     def nodes(self, i: int) -> dict[str, np.ndarray]:
-        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
+        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
+        >>> background.scan(np.array([[0.0, 9.0, 0.0, 9.0, 0.0]])).nodes(0)
+        {'activations': array([1, 3])}
+        """
         return self._nodes(i)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -17,10 +16,11 @@ from hpv import streaming
 from hpv.addresses import absolute_path
 from hpv.backends import get_backend
 from hpv.background import Background
-from hpv.errors import DataError, HpvError, HpvWarning, InputError
+from hpv.errors import DataError, HpvError, InputError, StoreError, warn
 from hpv.opening import check_fingerprint, digest, open_background
 from hpv.planning import SCORE_CHUNK
 from hpv.pvalues import outward, range_tables
+from hpv.resources import quantity
 from hpv.scanning import Scored, join, subset_nodes
 from hpv.scoring import Results, Score, run_score
 from hpv.store import SCORES, STRINGS, Output, OutputWriter, Store, StoredArray, escape, open_store
@@ -30,7 +30,24 @@ COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 
 
 class Scores:
-    """Scores of every sample, opened with `hpv.open` or returned by `hpv.score`."""
+    """Scores of every sample, opened with `hpv.open` or returned by `hpv.score`.
+
+    >>> import numpy as np, hpv, tempfile
+    >>> x = np.random.default_rng(0).normal(size=(100, 5))
+    >>> background = hpv.fit(x)
+    >>> scores = hpv.score(background, x[:3], tempfile.mkdtemp() + "/scores.zarr", tails="left", forms="subset")
+    >>> scores.kinds
+    [('left', 'subset', 'berk_jones'), ('left', 'subset', 'higher_criticism')]
+    >>> scores.get("left", "subset", "berk_jones").score.shape
+    (3,)
+    >>> scores.column("left", "subset", "berk_jones", "size").read((slice(0, 2),)).shape
+    (2,)
+    >>> codes, (pmin, pmax) = scores.codes("activations").read(), scores.pvalues("activations", background, "left")
+    >>> codes.shape, codes.dtype, pmax.shape
+    ((3, 5), dtype('uint8'), (3, 5))
+    >>> list(scores.nodes(0, background, "left", "subset", "berk_jones"))
+    ['activations']
+    """
 
     def __init__(self, store: Store, already_complete: bool = False) -> None:
         self._store = store
@@ -87,7 +104,7 @@ class Scores:
         if layer not in self.layers:
             raise InputError(f"{self.path}: no layer {layer}; it has {', '.join(self.layers)}.")
         if f"codes/{escape(layer)}" not in self._store:
-            raise InputError(f"{self.path}: codes were not kept; score again with keep codes.")
+            raise InputError(f"{self.path}: codes were not kept; score again with keep='codes'.")
         return self._store.array(f"codes/{escape(layer)}")
 
     def pvalues(self, layer: str, background: Background, tail: str, samples: slice = slice(None)) -> Any:
@@ -128,7 +145,15 @@ class Scores:
         where = path or self.attributes.get("background_path")
         if where is None:
             raise InputError(f"{self.path}: its background was not a store; give the path of one.")
-        found = open_background(where)
+        try:
+            found = open_background(where)
+        except StoreError as error:
+            if path is not None:
+                raise
+            raise StoreError(
+                f"{self.path}: its background is not where it was when it was used: {error} If it was moved, give its "
+                "path: hpv top --background PATH, or scores.background(path) in Python."
+            ) from None
         self.check_background(found)
         return found
 
@@ -142,7 +167,8 @@ class Scores:
             raise InputError(f"{self.path}: no scores of {tail} {form} {statistic}; it has {known}.")
 
     def __repr__(self) -> str:
-        return f"<hpv.Scores of {self.samples:,} samples, {len(self.kinds)} kinds, in {self.path}>"
+        kinds = quantity(len(self.kinds), "kind")
+        return f"<hpv.Scores of {quantity(self.samples, 'sample')}, {kinds}, in {self.path}>"
 
 
 def write_scores(
@@ -161,11 +187,8 @@ def write_scores(
         if not output.already_complete:
             missing = _Writer(output, ready, keep).run(progress)
             if missing:
-                warnings.warn(
-                    f"{out}: {missing} values are NaN; they have the range [0, 1] and are never significant.",
-                    HpvWarning,
-                    stacklevel=3,
-                )
+                found = quantity(missing, "NaN value")
+                warn(f"{out}: {found}; NaN has the range [0, 1] and is never significant.")
             output.finish({**_attributes(ready), "missing": missing})
         done = output.already_complete
     return Scores(open_store(out, SCORES), done)

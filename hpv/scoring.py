@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from hpv import streaming
 from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
 from hpv.blocks import Block, read_block
-from hpv.errors import DataError, HpvWarning, InputError
+from hpv.errors import DataError, InputError, warn
 from hpv.fitting import check_labels
 from hpv.kernels.rules import MISSING_CODE
 from hpv.planning import SCORE_CHUNK, TALLY_SHARE, LayerPlan, Plan, plan_score
+from hpv.resources import quantity
 from hpv.scanning import Kind, Scanner, ScanOptions, Scored, Tables
 from hpv.sources import Activations, Layer, open_activations
 from hpv.tiling import SEGMENT
@@ -145,11 +145,9 @@ def check_weights(background: Background, source: Activations) -> None:
     """Warn where activations come from other weights than the background's."""
     ours, theirs = background.attributes.get("weights"), source.attributes.get("weights")
     if ours and theirs and ours != theirs:
-        warnings.warn(
+        warn(
             f"the activations come from a network with the weights {theirs[:12]}, the background from {ours[:12]}: "
-            "their p-values compare two networks. Capture both with the same weights.",
-            HpvWarning,
-            stacklevel=4,
+            "their p-values compare two networks. Capture both with the same weights."
         )
 
 
@@ -161,17 +159,15 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
         return np.zeros(source.samples, np.int64)
     labels = source.labels if labels is None else labels
     if labels is None:
-        raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest' or "
-                         "'pooled'.")  # fmt: skip
+        raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
+                         "against='pooled'.")  # fmt: skip
     labels = check_labels(labels, source.samples)
     assert background.classes is not None
     unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
     if unknown:
-        warnings.warn(
-            f"{unknown} of {len(labels)} samples have a label that the background was not fitted with: the pooled "
-            "counts answer for them.",
-            HpvWarning,
-            stacklevel=4,
+        warn(
+            f"{unknown:,} of {quantity(len(labels), 'sample')} {'has' if unknown == 1 else 'have'} a label that the "
+            "background was not fitted with: the pooled counts answer instead."
         )
     return background.group_of(labels)
 

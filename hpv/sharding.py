@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
-from hpv.background import Background, merge
+from hpv.background import Background, add
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, edges_of, run_fit
 from hpv.opening import (
@@ -30,7 +30,7 @@ from hpv.opening import (
     write_background,
 )
 from hpv.planning import Plan, plan_fit
-from hpv.resources import thread_count
+from hpv.resources import quantity, thread_count
 from hpv.scores import Scores, create_array, score_request, write_scores
 from hpv.scoring import Score
 from hpv.sources import Activations
@@ -41,12 +41,12 @@ from hpv.store import (
     Output,
     Store,
     complete_exchange,
-    first_difference,
     join_shards,
     open_store,
     place_of,
     ranges,
     read_header,
+    request_difference,
     shard_path,
     shard_state,
     shards_of,
@@ -89,7 +89,7 @@ def cut(source: Activations, text: str, overwrite: bool = False) -> Shard:
     if not 1 <= number <= of:
         raise InputError(f"shard={text!r}: give I/N, such as 2/5 for the second of five.")
     if of > source.samples:
-        raise InputError(f"shard={text!r}: there are only {source.samples} samples; use as many shards or fewer.")
+        raise InputError(f"shard={text!r}: more shards than samples ({source.samples:,}); use as many or fewer.")
     if overwrite:
         raise InputError(
             "overwrite: no shard may replace what the others are writing; leave it out, or remove the output first."
@@ -214,7 +214,7 @@ def _add(output: Output, stores: Sequence[Store], progress: streaming.Progress) 
     done, total = checkpoint.take(first)
     progress.skip(first.state_bytes * done)
     for number, store in enumerate(stores[done:], done + 1):
-        total = merge([total, load_background(store)])
+        total = add([total, load_background(store)])
         progress.advance(first.state_bytes)
         if number < len(stores):
             checkpoint.keep(number, total)
@@ -235,7 +235,7 @@ def _refuse_strangers(out: str | Path, stores: Sequence[Store]) -> None:
     for name in sorted(place_of(out).names() or ()):
         if name.startswith("shard-") and name not in expected:
             raise InputError(
-                f"{out}/{name} is none of the {len(stores)} shards of {out}; move it away, then merge again."
+                f"{out}/{name} is none of the shards 1 to {len(stores)} of {out}; move it away, then merge again."
             )
 
 
@@ -246,7 +246,7 @@ def _in_order(stores: Sequence[Store], request: dict[str, Any]) -> list[Store]:
         shard = store.request.get("shard")
         if shard is None:
             raise InputError(f"merge: {store.path} is no shard; give the shards of one fit or score.")
-        other = first_difference({"request": _without(store.request, "shard")}, {"request": request})
+        other = request_difference(_without(store.request, "shard"), request)
         if shard["of"] != of or store.kind != stores[0].kind:
             other = f"it is shard {shard['number']} of {shard['of']}, {stores[0].path} is one of {of}"
         if other is not None:
@@ -285,7 +285,9 @@ def _check_samples(stores: Sequence[Store]) -> None:
             )
         at = stop
     if at != total:
-        raise InputError(f"merge: the shards hold {at} of {total} samples; remove them and run them again.")
+        raise InputError(
+            f"merge: the shards hold {at:,} of {quantity(total, 'sample')}; remove them and run them again."
+        )
 
 
 def _total(stores: Sequence[Store]) -> int:

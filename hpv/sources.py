@@ -13,6 +13,7 @@ from hpv.addresses import absolute_path, is_address, without_scheme
 from hpv.errors import InputError, StoreError
 from hpv.floats import BFLOAT16, float_format
 from hpv.layers import ArrayLayer, DaskLayer, Layer, StoredLayer, TensorLayer, numpy_of
+from hpv.resources import quantity
 
 if TYPE_CHECKING:
     from hpv.store import ActivationStore, StoredArray
@@ -34,6 +35,11 @@ class Activations:
     """What an activation store says of its origin: ``model``, ``weights`` and so on."""
     is_mapping: bool
     """Several named layers were given, so answers per layer are mappings too."""
+
+    def __repr__(self) -> str:
+        given = [name for name, values in (("labels", self.labels), ("ids", self.ids)) if values is not None]
+        layers = (f"{name}: {quantity(layer.shape[1], 'node')} {layer.form}" for name, layer in self.layers.items())
+        return f"<hpv.Activations of {', '.join([quantity(self.samples, 'sample'), *given])}; {', '.join(layers)}>"
 
     @property
     def samples(self) -> int:
@@ -101,7 +107,7 @@ def _from_mapping(source: Mapping[Any, Any]) -> dict[str, Layer]:
         if len(opened.layers) != 1:
             raise InputError(
                 f"layer {name}: {os.fspath(item) if isinstance(item, (str, os.PathLike)) else 'the group'} holds "
-                f"{len(opened.layers)} layers ({_some(opened.layers)}); give the path of one of them."
+                f"{quantity(len(opened.layers), 'layer')} ({_some(opened.layers)}); give the path of one of them."
             )
         (layers[name],) = opened.layers.values()
         layers[name].name = name
@@ -191,14 +197,13 @@ def _checked(activations: Activations) -> Activations:
     for layer in others:
         if layer.shape[0] != first.shape[0]:
             raise InputError(
-                f"layer {layer.name} has {layer.shape[0]} samples, layer {first.name} has {first.shape[0]}; "
-                f"give the same samples of every layer."
+                f"layer {layer.name} has {quantity(layer.shape[0], 'sample')}, layer {first.name} has "
+                f"{first.shape[0]:,}; give the same samples of every layer."
             )
     for what, values in (("labels", activations.labels), ("ids", activations.ids)):
         if values is not None and len(values) != activations.samples:
-            raise InputError(
-                f"{first.origin}: there are {len(values)} {what} for {activations.samples} samples; give one for each."
-            )
+            samples = quantity(activations.samples, "sample")
+            raise InputError(f"{first.origin}: there are {len(values):,} {what} for {samples}; give one for each.")
     return activations
 
 

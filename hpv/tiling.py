@@ -59,9 +59,14 @@ class LayerPlan:
     """Bytes of the chunks that are read for ``bytes_read``: more where only a part of a chunk is wanted at a time."""
 
     @property
+    def pilot_samples(self) -> int:
+        """Samples that edges are found by; 0 where they are given, or not needed."""
+        return sum(run.stop - run.start for run in self.pilot)
+
+    @property
     def pilot_bytes(self) -> int:
         """Bytes of the pilot's values."""
-        return sum(run.stop - run.start for run in self.pilot) * self.nodes * self.itemsize
+        return self.pilot_samples * self.nodes * self.itemsize
 
     @property
     def bytes_read(self) -> int:

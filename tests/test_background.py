@@ -250,6 +250,7 @@ def test_edges_of_a_background_of_another_format(both, binning, tail):
 # --- sums ---
 
 
+@pytest.mark.filterwarnings("ignore:.* have the same counts")  # parts may be equal
 @given(matrices(samples=sizes), BINNINGS, st.booleans(), st.randoms(use_true_random=False), st.data())
 def test_parts_add_up_to_the_whole(activations, binning, by_class, shuffle, data):
     values, form = activations

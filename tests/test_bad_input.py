@@ -221,7 +221,7 @@ def test_backgrounds_that_do_not_add_up(background, by_class, layered):
         hpv.merge([background, VALUES])
     again = "fit it with edges= of the first one"
     with pytest.raises(hpv.InputError, match=rf"merge: background 3 has other edges in layer activations; {again}"):
-        hpv.merge([background, background, hpv.fit(VALUES[::2])])
+        hpv.merge([background, hpv.fit(VALUES[:60], edges=background), hpv.fit(VALUES[::2])])
     with pytest.raises(hpv.InputError, match="merge: background 2 has other edges in layer activations"):
         hpv.merge([background, hpv.fit(VALUES.astype(np.float64))])
     with pytest.raises(hpv.InputError, match=r"merge: background 2 has the layers \['conv', 'hidden'\], the first"):
@@ -233,6 +233,23 @@ def test_backgrounds_that_do_not_add_up(background, by_class, layered):
     other = hpv.fit(VALUES, labels=CLASSES, edges=by_class, min_class_size=7)
     with pytest.raises(hpv.InputError, match="merge: min_class_size is 100 in background 1 and 7 in 2; fit both alike"):
         hpv.merge([by_class, other])
+
+
+def test_a_background_that_is_merged_with_itself(background, tmp_path):
+    again = hpv.fit(VALUES[:60], edges=background)
+    with pytest.raises(hpv.InputError, match="merge: background 3 is background 1 again; its samples would count"):
+        hpv.merge([background, again, background])
+    background.save(tmp_path / "b")
+    with pytest.raises(hpv.InputError, match="merge: background 2 is background 1 again"):
+        hpv.merge([hpv.open(tmp_path / "b"), hpv.open(tmp_path / "b")])
+    with pytest.warns(hpv.HpvWarning, match="merge: backgrounds 1 and 3 have the same counts everywhere"):
+        merged = hpv.merge([again, background, hpv.fit(VALUES[:60], edges=background)])
+    assert merged.samples.tolist() == [60 + len(VALUES) + 60]
+    # Others that differ in one value only, or in nothing but the number of samples, are merged without a word.
+    hpv.merge([again, hpv.fit(np.concatenate([VALUES[:59], VALUES[90:91]]), edges=background)])
+    opened = hpv.open(tmp_path / "b")
+    assert hpv.merge([opened, again]).path is None
+    assert opened.select([NAME]).path is None
 
 
 # --- questions ---

@@ -229,7 +229,10 @@ def test_outputs_that_cannot_be_captured(out: Path) -> None:
         (lambda x: x.long(), "the output of part holds no tensor of floats"),
         (lambda x: None, "the output of part holds no tensor of floats"),
         (lambda x: x.sum(), "layer part gives one number for the whole batch"),
-        (lambda x: x.T, "layer part gives 3 rows for a batch of 4 samples"),
+        (
+            lambda x: x.T,
+            r"layer part has an output of shape \(3, 4\) for a batch of 4 samples; choose modules",
+        ),
         (lambda x: x[:, :0], r"layer part has no nodes: its output has the shape \(4, 0\)"),
         (lambda x: x.to(torch.float8_e5m2), "layer part: dtype float8_e5m2 is not one of float16"),
     ):
@@ -237,6 +240,20 @@ def test_outputs_that_cannot_be_captured(out: Path) -> None:
             capture(Odd(give), [torch.ones(4, 3)], out, layers="part")
     with pytest.raises(InputError, match="no samples in the first batch"):
         capture(Odd(lambda x: x), [torch.ones(0, 3)], out, layers="part")
+    assert not out.exists()
+
+
+def test_an_output_beside_others_that_has_no_samples_first(out: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 6, num_layers=2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.lstm(x)[0][:, -1]
+
+    with pytest.raises(InputError, match=r"layer lstm\.1\.0 has an output of shape \(2, 5, 6\) for a batch"):
+        capture(Recurrent(), [torch.ones(5, 7, 3)], out, layers="lstm")
     assert not out.exists()
 
 
@@ -459,7 +476,7 @@ class Changing(nn.Module):
         ("dtype", "layer other is float16 in one batch and float32 in the first"),
         ("calls", "layer part#2: in some batches the model gives it, in others not"),
         ("fewer", "layer part: in some batches"),
-        ("rows", "layer other gives 1 rows for a batch of 4"),
+        ("rows", r"layer other has an output of shape \(1, 3\) for a batch of 4 samples"),
         ("labels", "labels: in the first batch argmax .*, in a later one none"),
     ],
 )
@@ -487,7 +504,7 @@ def test_labels(out: Path) -> None:
         capture(Net(), DataLoader(TensorDataset(x, y.float()), batch_size=4), out, layers="head", labels="targets")
     with pytest.raises(InputError, match="labels: the targets are object"):
         capture(Net(), [x], out, layers="head", labels="targets")
-    with pytest.raises(InputError, match="labels: 'classes' is none of"):
+    with pytest.raises(InputError, match="labels='classes': give 'argmax', 'targets', or labels=None"):
         capture(Net(), [x], out, layers="head", labels="classes")  # type: ignore[arg-type]
 
 
@@ -522,7 +539,7 @@ def test_labels_of_other_outputs(give: Any, note: str, out: Path) -> None:
     ("ids", "error", "words"),
     [
         (["a"] * 10, DataError, "there are fewer of them than samples"),
-        (["a"] * 12, DataError, "there are more of them than the 11 samples"),
+        (["a"] * 12, DataError, "there are more of them than samples \\(11\\)"),
         ([1] * 11, DataError, "not all of them are strings"),
         ("abcdefghijk", InputError, "a single string"),
     ],
@@ -641,11 +658,11 @@ def test_the_same_capture_again(out: Path) -> None:
     assert net.calls == 1
     with pytest.raises(OutputExistsError, match="holds the activations of other inputs: layer head differs"):
         capture(Net(), (images() + 1).split(4), out, layers="head")
-    with pytest.raises(OutputExistsError, match=r"layers\.conv is not given there"):
+    with pytest.raises(OutputExistsError, match=r"no layer conv there and layer conv \(108, float32, flatten\) here"):
         capture(Net(), images().split(4), out, layers=["head", "conv"])
     other = Net()
     nn.init.zeros_(other.head.weight)
-    with pytest.raises(OutputExistsError, match="weights is "):
+    with pytest.raises(OutputExistsError, match=r"weights \w{12} there and weights \w{12} here"):
         capture(other, images().split(4), out, layers="head")
     done = capture(other, images(5).split(4), out, layers="head", overwrite=True)
     assert not done.already_complete

@@ -273,6 +273,9 @@ def test_plan_score_counts_what_is_kept(data: Data) -> None:
         document = done("plan", "score", data.background, data.new, "--tail", "left", "--form", "whole",
                         "--statistic", "berk_jones", "--keep", keep, "--json").json  # fmt: skip
         assert (document["kind"], document["bytes_written"]) == ("score", size + 40 * 24)
+    text = done("plan", "score", data.background, data.new).out
+    assert "conv: 40 x 12, 1 tile of nodes" in text
+    assert "pilot" not in text
 
 
 # --- score, top, export ---
@@ -347,7 +350,11 @@ def test_top_without_codes_or_background(data: Data, tmp_path: Path) -> None:
     assert done("top", scores).code == 0
     assert "codes were not kept" in refused("top", scores, "--nodes")
     background.rename(tmp_path / "moved.zarr")
-    assert "does not exist" in refused("top", scores, "--nodes")
+    message = refused("top", scores, "--nodes")
+    assert f"its background is not where it was when it was used: {background} does not exist" in message
+    assert "If it was moved, give its path" in message
+    assert "--background PATH" in message
+    assert "x.zarr does not exist; check the path" in refused("top", scores, "--nodes", "--background", "x.zarr")
     assert "codes were not kept" in refused("top", scores, "--nodes", "--background", tmp_path / "moved.zarr")
 
 
@@ -385,6 +392,15 @@ def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert table["left/whole/berk_jones/score"].to_pylist() == expected.score.tolist()
     nothing = [value is None for value in table["left/whole/berk_jones/alpha"].to_pylist()]
     assert nothing == np.isnan(expected.alpha).tolist()
+
+
+def test_export_tells_how_far_it_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lines = done("export", data.scores, "-o", tmp_path / "s.csv").err.splitlines()
+    for line, samples in zip(lines[1:], (16, 32, 40), strict=False):
+        assert line.startswith(f"export: {samples} samples of 40 samples, ")
+    assert lines[-1].startswith("export: 40 samples in ")
 
 
 def test_export_refuses(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,9 +485,9 @@ def test_info_of_a_foreign_store_reports_missing_chunks(tmp_path: Path) -> None:
 
     array = zarr.create_array(tmp_path / "z", shape=(20, 4), chunks=(5, 4), dtype="f4")
     array[:10] = 1
-    assert "2 chunks of activations have no file" in done("info", tmp_path / "z").out
+    assert "2 chunks of activations without a file" in done("info", tmp_path / "z").out
     outcome = done("fit", tmp_path / "z", "-o", tmp_path / "b.zarr")
-    assert "2 chunks have no file and are read as the fill value" in outcome.err
+    assert "2 chunks without a file, read as the fill value" in outcome.err
 
 
 # --- what is at the output already ---
@@ -498,9 +514,9 @@ def capture_command(data: Data, layer: str = "0") -> list[object]:
 
 
 PAIRS = {
-    "fit": (fit_command, 32, 16, "bins is 32 there and 16 here"),
-    "score": (score_command, 0.5, 0.25, "alpha_max is 0.5 there and 0.25 here"),
-    "capture": (capture_command, "0", "2", "layers.2 is not given there"),
+    "fit": (fit_command, 32, 16, "--bins 32 there and --bins 16 here"),
+    "score": (score_command, 0.5, 0.25, "--alpha-max 0.5 there and --alpha-max 0.25 here"),
+    "capture": (capture_command, "0", "2", "layer 0 (4, float32, flatten) there and no layer 0 here"),
 }
 
 
@@ -547,7 +563,7 @@ def test_complete_output(pair: tuple[list[object], list[object], str], tmp_path:
     assert done(*same, "-o", out, "--json").json["already_complete"] is True
     message = refused(*other, "-o", out)
     assert difference in message
-    assert "another path, or overwrite it" in message
+    assert "another path, or give --overwrite" in message
     assert json.loads(run(*other, "-o", out, "--json").err.splitlines()[-1])["kind"] == "OutputExistsError"
     assert snapshot(out) == before
 
@@ -585,7 +601,7 @@ def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monk
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
         (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
-        (score_command(data), 2, "so far: 10 of 40 samples are scored"),
+        (score_command(data), 2, "so far: scored samples: 10 of 40"),
         (capture_command(data), 1, "so far: 60 samples of all layers"),
     ):
         out = tmp_path / f"{command[0]}.zarr"
@@ -639,16 +655,16 @@ BAD = {
     "text file": (("fit", "note.txt", "-o", "x"), "note.txt is a file; give a Zarr store"),
     "empty folder": (("info", "empty"), "empty is empty"),
     "no store": (("info", "full"), "full is not a Zarr store"),
-    "bins": (("fit", "{bare}", "-o", "x", "--bins", "255"), "bins=255: give a whole number from 1 to 254"),
-    "binning": (("fit", "{bare}", "-o", "x", "--binning", "round"), "binning='round'"),
+    "bins": (("fit", "{bare}", "-o", "x", "--bins", "255"), "--bins 255: give a whole number from 1 to 254"),
+    "binning": (("fit", "{bare}", "-o", "x", "--binning", "round"), "--binning round"),
     "pilot": (("fit", "{bare}", "-o", "x", "--pilot", "-3"), "--pilot -3: give a number of samples, auto or all"),
-    "memory": (("fit", "{bare}", "-o", "x", "--memory", "lots"), "memory='lots'"),
-    "threads": (("fit", "{bare}", "-o", "x", "--threads", "0"), "threads=0"),
-    "backend": (("fit", "{bare}", "-o", "x", "--backend", "abacus"), "backend='abacus'"),
+    "memory": (("fit", "{bare}", "-o", "x", "--memory", "lots"), "--memory lots"),
+    "threads": (("fit", "{bare}", "-o", "x", "--threads", "0"), "--threads 0"),
+    "backend": (("fit", "{bare}", "-o", "x", "--backend", "abacus"), "--backend abacus"),
     "no labels": (("fit", "{bare}", "-o", "x", "--by-class"), "carry no labels"),
     "labels gone": (("fit", "{bare}", "-o", "x", "--labels", "gone"), "--labels gone does not exist"),
     "labels of words": (("fit", "{bare}", "-o", "x", "--labels", "note.txt"), "line 2 is 'two'"),
-    "few labels": (("fit", "{bare}", "-o", "x", "--labels", "few.txt"), "labels: shape (2,) for 600 samples"),
+    "few labels": (("fit", "{bare}", "-o", "x", "--labels", "few.txt"), "--labels: shape (2,) for 600 samples"),
     "edges": (("fit", "{bare}", "-o", "x", "--edges", "{scores}"), "is a score store; this needs a background"),
     "no samples": (("fit", "none.npy", "-o", "x"), "there are no samples"),
     "integers": (("fit", "integers.npy", "-o", "x"), "int64"),
@@ -656,14 +672,14 @@ BAD = {
     "background": (("score", "{scores}", "{new}", "-o", "x"), "is a score store; this needs a background"),
     "activations": (("score", "{background}", "{background}", "-o", "x"), "is a background"),
     "width": (("score", "{background}", "{bare}", "-o", "x"), "the activations have no layer conv, hidden"),
-    "tail": (("score", "{background}", "{new}", "-o", "x", "--tail", "both"), "'both'"),
-    "form": (("score", "{background}", "{new}", "-o", "x", "--form", "half"), "form='half'"),
+    "tail": (("score", "{background}", "{new}", "-o", "x", "--tail", "both"), "--tail both"),
+    "form": (("score", "{background}", "{new}", "-o", "x", "--form", "half"), "--form half"),
     "statistic": (("score", "{background}", "{new}", "-o", "x", "--statistic", "t"), "give one of berk_jones"),
-    "alpha": (("score", "{background}", "{new}", "-o", "x", "--alpha-max", "1.5"), "alpha_max=1.5"),
-    "alphas": (("score", "{background}", "{new}", "-o", "x", "--alphas", "few"), "alphas='few'"),
+    "alpha": (("score", "{background}", "{new}", "-o", "x", "--alpha-max", "1.5"), "--alpha-max 1.5"),
+    "alphas": (("score", "{background}", "{new}", "-o", "x", "--alphas", "few"), "--alphas few"),
     "layer": (("score", "{background}", "{new}", "-o", "x", "--layer", "fc9"), "choose one or more of conv, hidden"),
     "against": (("score", "{background}", "{new}", "-o", "x", "--against", "own"), "the background has no classes"),
-    "keep": (("score", "{background}", "{new}", "-o", "x", "--keep", "all"), "keep='all'"),
+    "keep": (("score", "{background}", "{new}", "-o", "x", "--keep", "all"), "--keep all"),
     "n": (("top", "{scores}", "--n", "0"), "--n 0: give a whole number from 1 on"),
     "kind": (("top", "{scores}", "--statistic", "t"), "it has right, left, two-sided; subset, whole; berk_jones"),
     "top of what": (("top", "{background}"), "is a background; this needs a score store"),
@@ -891,7 +907,7 @@ def test_a_second_run_on_the_same_output(
 
 
 def test_told_to_end_twice() -> None:
-    with Meter("fit", 10, "bytes"):
+    with Meter("fit", 10, "byte"):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(hpv.StoppedError, match="run the same command again"):
             signal.raise_signal(signal.SIGTERM)
@@ -913,7 +929,7 @@ def test_a_reader_that_has_seen_enough(data: Data, form: list[str]) -> None:
 
 def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with Lines("fit", 4096, "bytes") as meter:
+    with Lines("fit", 4096, "byte") as meter:
         meter.start("fit conv", 4096)
         meter.advance(1024)
     first, second, last = capsys.readouterr().err.splitlines()
@@ -926,7 +942,7 @@ def test_lines_of_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_the_rate_is_that_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    meter = Meter("fit", 10_000, "samples")
+    meter = Meter("fit", 10_000, "sample")
     now[0] += 60  # compiling
     for _ in range(30):
         now[0] += 1
@@ -939,7 +955,7 @@ def test_the_rate_is_that_of_the_last_while(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_an_earlier_run_did_is_done_and_not_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    meter = Meter("score", 10_000, "samples")
+    meter = Meter("score", 10_000, "sample")
     meter.skip(6_000)
     for _ in range(10):
         now[0] += 1
@@ -949,7 +965,7 @@ def test_what_an_earlier_run_did_is_done_and_not_fast(monkeypatch: pytest.Monkey
 
 
 def test_lines_are_rare(capsys: pytest.CaptureFixture[str]) -> None:
-    with Lines("score", None, "bytes") as meter:
+    with Lines("score", None, "byte") as meter:
         meter.start("score", 100)
         for _ in range(100):
             meter.advance(1)
@@ -1059,13 +1075,22 @@ def test_capture(network: Path) -> None:
         ("network_of_a_user:load", ("--layer", "cnov"), "conv"),
         ("network_of_a_user:load", ("--reduce", "median"), "median"),
         ("network_of_a_user:load", ("--reduce", "mean", "--reduce", "conv=max"), "give one for all layers"),
-        ("network_of_a_user:load", ("--labels", "mine"), "'mine'"),
+        ("network_of_a_user:load", ("--labels", "mine"), "--labels mine: give 'argmax', 'targets', or --labels none"),
     ],
 )
 def test_capture_refuses(network: Path, function: str, options: tuple[str, ...], words: str) -> None:
     layers = () if "--layer" in options else ("--layer", "conv")
     assert words in refused("capture", function, "-o", "a.zarr", *layers, *options)
     assert not (network / "a.zarr").exists()
+
+
+def test_a_device_that_is_not_here(network: Path) -> None:
+    for device, words in (("mtia", "mtia"), ("cuda:99", "cuda:99"), ("toaster", "toaster")):
+        message = refused("capture", "network_of_a_user:load", "-o", "a.zarr", "--layer", "conv", "--device", device)
+        assert f"--device {words} cannot be used here: " in message
+        assert "--device cpu, or leave it out" in message
+    assert not (network / "a.zarr").exists()
+    done("capture", "network_of_a_user:load", "-o", "a.zarr", "--layer", "conv", "--device", "cpu")
 
 
 def test_a_model_that_fails(network: Path) -> None:
@@ -1108,6 +1133,6 @@ def test_the_whole_way_as_processes(data: Data, tmp_path: Path) -> None:
     assert (again.returncode, json.loads(again.stdout)["already_complete"], again.stderr) == (0, True, "")
     other = process("fit", data.bare, "-o", "b.zarr", "--bins", 5, cwd=tmp_path)
     assert (other.returncode, other.stdout) == (2, "")
-    assert other.stderr == f"error: {tmp_path}/b.zarr holds something else: bins is 32 there and 5 here. Use another " \
-                           "path, or overwrite it.\n"  # fmt: skip
+    assert other.stderr == f"error: {tmp_path}/b.zarr holds something else: --bins 32 there and --bins 5 here. Use " \
+                           "another path, or give --overwrite.\n"  # fmt: skip
     assert process("fit", cwd=tmp_path).returncode == 2

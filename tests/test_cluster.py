@@ -31,7 +31,7 @@ from hpv.scoring import prepare_score
 from hpv.sources import open_activations
 from hpv.store import save_activations
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*are NaN:hpv.HpvWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")
 KINDS: dict[str, Any] = {"statistics": ("berk_jones", "higher_criticism"), "keep": ("codes", "ranges")}
 
 

@@ -9,9 +9,15 @@ import inspect
 import pytest
 
 import hpv
+from hpv.scanning import ScanResult
 
 PUBLIC = [name for name in hpv.__all__ if not inspect.isclass(getattr(hpv, name))]
-MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | {"hpv.background", "hpv.scanning"})
+MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | {"hpv.background", "hpv.scanning", "hpv.scores"})
+METHODS = {
+    hpv.Background: ("encode", "pvalues", "scan", "quantile", "save", "select", "edges", "modal"),
+    hpv.Scores: ("get", "column", "codes", "pvalues", "nodes"),
+    ScanResult: ("nodes",),
+}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -24,3 +30,10 @@ def test_examples(module):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_functions_have_an_example(name):
     assert ">>>" in (getattr(hpv, name).__doc__ or "")
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+def test_public_methods_have_an_example(kind):
+    """Their own, or one in that of their class."""
+    for name in METHODS[kind]:
+        assert ">>>" in getattr(kind, name).__doc__ or f".{name}(" in kind.__doc__

@@ -254,7 +254,7 @@ def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.Mo
         fit_to_store(ready, out, progress=StopAfter(60_000))
     with pytest.raises(hpv.StoreError, match="incomplete"):
         hpv.open(out)
-    with pytest.raises(hpv.OutputExistsError, match="bins is 32 there and 9 here"):
+    with pytest.raises(hpv.OutputExistsError, match="bins=32 there and bins=9 here"):
         fit_to_store(prepare_fit(local / "a", by_class=True, pilot=300, bins=9), out)
     background, before = fit_to_store(ready, out)
     assert not before
@@ -290,7 +290,7 @@ def test_a_store_is_replaced_when_the_new_one_is_complete(place: str) -> None:
     out = f"{place}/out"
     small(out, {"bins": 32}).finish()
     assert small(out, {"bins": 32}).already_complete
-    with pytest.raises(hpv.OutputExistsError, match="bins is 32 there and 10 here"):
+    with pytest.raises(hpv.OutputExistsError, match="bins=32 there and bins=10 here"):
         small(out, {"bins": 10})
     with small(out, {"bins": 10}, overwrite=True) as output:
         assert content(out) == {32}

@@ -201,7 +201,7 @@ def test_plans_cover_everything_once_inside_the_budget(shape, dtype, memory, thr
     facts = json.loads(json.dumps(plan.as_json()))
     assert (facts["blocks"], facts["peak"], facts["bytes_read"]) == (plan.blocks, plan.peak, plan.bytes_read)
     assert facts["layers"][0]["tiles"] == len(layer.tiles)
-    assert f"{plan.blocks} block" in str(plan)
+    assert f"{plan.blocks:,} block" in str(plan)
     assert human(plan.peak) in str(plan)
 
 

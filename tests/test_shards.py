@@ -34,7 +34,7 @@ from hpv.store import BACKGROUND, Output, save_activations, shard_path
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS: dict[str, Any] = {"memory": "128MiB", "threads": 2}
 SAMPLES = 230
-pytestmark = pytest.mark.filterwarnings("ignore:.*values are NaN:hpv.HpvWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")
 
 
 class Kill(BaseException):
@@ -95,7 +95,7 @@ def test_every_sample_is_in_one_shard_and_chunks_are_shared_only_where_there_are
 ) -> None:
     source: Any = SimpleNamespace(samples=samples, chunk_rows=rows)
     if of > samples:
-        with pytest.raises(hpv.InputError, match=f"there are only {samples} samples"):
+        with pytest.raises(hpv.InputError, match=rf"more shards than samples \({samples}\)"):
             cut(source, f"1/{of}")
         return
     shards = [cut(source, f"{number}/{of}") for number in range(1, of + 1)]
@@ -225,14 +225,14 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
         fit_shard(ready, second, out)
     shutil.rmtree(shard_path(out, 2, 2))
     for text, options, words in (
-        ("1/2", {"bins": 7}, "bins is 32 there and 7 here"),
-        ("1/3", {}, "shards is 2 there and 3 here"),
-        ("1/2", {"labels": data.labels}, "labels is not given there"),
+        ("1/2", {"bins": 7}, "bins=32 there and bins=7 here"),
+        ("1/3", {}, "2 shards there and 3 shards here"),
+        ("1/2", {"labels": data.labels}, "no labels there and labels, min_class_size=100 here"),
     ):
         other = prepare_fit(data.source, **OPTIONS, **options)  # type: ignore[arg-type]
         with pytest.raises(hpv.OutputExistsError, match=words):
             fit_shard(other, cut(other.source, text), out)
-    with pytest.raises(hpv.OutputExistsError, match="shards is 2 there and not given here"):
+    with pytest.raises(hpv.OutputExistsError, match="2 shards there and no shards here"):
         fit_to_store(ready, out)
     with pytest.raises(hpv.InputError, match="no shard may replace"):
         cut(ready.source, "1/2", overwrite=True)
@@ -242,7 +242,7 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
     assert fit_shard(ready, second, out)[1] is True
     assert fit_to_store(ready, out)[1] is True
     assert merge_shards(out)[1] is True
-    with pytest.raises(hpv.OutputExistsError, match="bins is 32 there and 7 here"):
+    with pytest.raises(hpv.OutputExistsError, match="bins=32 there and bins=7 here"):
         fit_in_shards(data.source, out, [1], 2, bins=7)
 
 
@@ -270,7 +270,8 @@ def test_changed_data_are_noticed(tmp_path: Path) -> None:
 def test_no_input_and_nothing_foreign_is_an_output(data: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    for out, words in ((tmp_path / "mine", "not a store of hpv"), (data.folder / "scores", "format is")):
+    other = "a score store there and a background here"
+    for out, words in ((tmp_path / "mine", "not a store of hpv"), (data.folder / "scores", other)):
         with pytest.raises(hpv.OutputExistsError, match=words):
             fit_in_shards(data.source, out, [1], 2)
 
@@ -310,7 +311,7 @@ def test_shards_that_are_given(data: SimpleNamespace, three: Path, tmp_path: Pat
     score_in_shards(data.background, data.source, tmp_path / "other", [2], 3, labels=data.labels, alpha_max=0.25,
                     forms="whole")  # fmt: skip
     other = shard_path(tmp_path / "other", 2, 3)
-    with pytest.raises(hpv.InputError, match="alpha_max is 0.25 there and 0.5 here; leave it out"):
+    with pytest.raises(hpv.InputError, match="alpha_max=0.25 there and alpha_max=0.5 here; leave it out"):
         merge_parts([one, other, last], tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
@@ -328,7 +329,7 @@ def test_shards_beneath_an_output_that_are_not_its_own(three: Path) -> None:
         merge_shards(three)
     shutil.move(three.parent / "kept", two)
     shutil.copytree(one, three / "shard-1-of-4")
-    with pytest.raises(hpv.InputError, match="shard-1-of-4 is none of the 3 shards"):
+    with pytest.raises(hpv.InputError, match="shard-1-of-4 is none of the shards 1 to 3 of"):
         merge_shards(three)
     shutil.rmtree(three / "shard-1-of-4")
     assert merge_shards(three)[1] is False
@@ -516,6 +517,10 @@ def test_five_shards_by_the_command_line(
     assert json.loads(capsys.readouterr().out)["fingerprint"] == data.background.fingerprint
     assert run("merge", background) == 0
     assert "was complete already" in capsys.readouterr().out
+    assert run(*fit, "--shard", "2/5") == 0
+    out = capsys.readouterr().out
+    assert f"{background} was complete already: nothing to do." in out
+    assert f"Next: hpv score {background} " in out
     for number in (2, 5, 1, 3, 4):
         score = ("score", background, data.source, "-o", scores, "--labels", tmp_path / "labels.txt", "--keep",
                  "codes,ranges", "--shard", f"{number}/5")  # fmt: skip
@@ -523,8 +528,14 @@ def test_five_shards_by_the_command_line(
         if number == 5:
             assert run("top", scores) == 2
             assert "shards 1, 3, 4 of 5 are missing; run them, then hpv merge" in capsys.readouterr().err
+    assert f"Next: hpv merge {scores}\n" in capsys.readouterr().out
     assert run("merge", scores, "--json") == 0
     assert run("top", scores) == 0
+    capsys.readouterr()
+    assert run(*score) == 0
+    out = capsys.readouterr().out
+    assert f"{scores} was complete already: nothing to do." in out
+    assert f"Next: hpv top {scores}\n" in out
     merged, whole = contents(scores), contents(data.folder / "scores")
     for root in (merged["root"], whole["root"]):
         root["attributes"].pop("background_path")
@@ -534,14 +545,14 @@ def test_five_shards_by_the_command_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fit", "SOURCE", "-o", "x", "--shard", "6/5"), "shard='6/5': give I/N"),
-        (("fit", "SOURCE", "-o", "x", "--shard", "1/231"), "there are only 230 samples"),
+        (("fit", "SOURCE", "-o", "x", "--shard", "6/5"), "--shard 6/5: give I/N"),
+        (("fit", "SOURCE", "-o", "x", "--shard", "1/231"), "more shards than samples (230)"),
         (("fit", "SOURCE", "-o", "x", "--shard", "1/2", "--overwrite"), "no shard may replace"),
         (("merge", "a", "b"), "give -o OUT"),
         (("merge", "nowhere"), "nowhere does not exist"),
         (("merge", "SOURCE"), "not a store of hpv"),
         (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "0"), "--shards 0: give a whole number"),
-        (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "231"), "there are only 230 samples"),
+        (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "231"), "more shards than samples (230)"),
         (("slurm", "fit", "SOURCE", "-o", "x", "--shards", "2", "--memory", "64KiB"), "give at least 64MiB"),
     ],
 )

@@ -363,7 +363,7 @@ def test_missing_values_are_reported(tmp_path, data):
     background = hpv.fit(data)
     data["head"][5, 3] = np.nan
     data["head"][8] = np.nan
-    with pytest.warns(hpv.HpvWarning, match="8 values are NaN"):
+    with pytest.warns(hpv.HpvWarning, match="8 NaN values"):
         found = hpv.score(background, data, tmp_path / "s")
     assert found.missing == 8
     assert (found.codes("head").read()[8] == 255).all()

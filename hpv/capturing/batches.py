@@ -112,7 +112,7 @@ def given_classes(targets: Any, samples: int) -> np.ndarray:
     if values.shape != (samples,) or values.dtype.kind not in "iu":
         raise InputError(
             f"labels: the targets are {values.dtype} of shape {values.shape}, not one integer for each of {samples} "
-            f"samples; use labels='argmax' or None."
+            f"samples; use labels='argmax' or labels=None."
         )
     return values.astype(np.int64)
 

@@ -11,7 +11,7 @@ from typing import Any
 from hpv.addresses import is_address, real_path
 from hpv.errors import InputError
 from hpv.floats import FORMATS
-from hpv.resources import human
+from hpv.resources import human, quantity
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class CapturePlan:
 
     def __str__(self) -> str:
         nodes = sum(count for count, _ in self.layers.values())
-        text = f"{len(self.layers)} layers, {nodes:,} nodes, {self.bytes_per_sample:,} bytes per sample"
+        text = f"{quantity(len(self.layers), 'layer')}, {quantity(nodes, 'node')}"
+        text += f", {quantity(self.bytes_per_sample, 'byte')} per sample"
         if self.bytes is not None:
-            text += f"; at most {self.samples:,} samples, {human(self.bytes)}"
+            text += f"; at most {quantity(self.samples or 0, 'sample')}, {human(self.bytes)}"
         return text if self.free_bytes is None else f"{text}; {human(self.free_bytes)} are free"
 
 
@@ -58,7 +59,7 @@ def refuse_too_large(plan: CapturePlan, batches: Any, first: int, out: str | os.
     if least > plan.free_bytes:
         raise InputError(
             f"{os.fspath(out)} would take {human(least)} more, {human(plan.free_bytes)} are free; choose "
-            f"fewer layers, reduce='mean' or 'max', or another disk."
+            f"fewer layers, reduce='mean' or reduce='max', or another disk."
         )
 
 

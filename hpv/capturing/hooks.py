@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpv.errors import DataError, InputError
+from hpv.errors import DataError, InputError, near
 from hpv.floats import BFLOAT16, FloatFormat, float_format
+from hpv.resources import quantity
 
 _LISTED = 40
 
@@ -77,8 +77,8 @@ def select_modules(model: torch.nn.Module, patterns: str | Sequence[str]) -> dic
     for pattern in patterns:
         found = [pattern] if pattern in every else [name for name in once if fnmatchcase(name, pattern)]
         if not found:
-            near = difflib.get_close_matches(pattern, every, 3, 0.5)
-            hint = f" Close to it: {', '.join(near)}." if near else ""
+            close = near(pattern, every)
+            hint = f" Close to it: {', '.join(close)}." if close else ""
             listed = ", ".join(once[:_LISTED]) + (f" and {len(once) - _LISTED} more" if len(once) > _LISTED else "")
             raise InputError(f"layers: no module of the model is called {pattern!r}.{hint} There are: {listed}.")
         chosen[pattern] = found
@@ -149,8 +149,8 @@ class Recorder:
             then = before[name]
             if now.block.shape[1] != then.block.shape[1]:
                 raise DataError(
-                    f"layer {name} has {now.block.shape[1]} nodes in one batch and {then.block.shape[1]} in the first; "
-                    f"give inputs of one size, or reduce='mean' or 'max'."
+                    f"layer {name} has {quantity(now.block.shape[1], 'node')} in one batch and "
+                    f"{then.block.shape[1]} in the first; give inputs of one size, or reduce='mean' or reduce='max'."
                 )
             if now.form != then.form:
                 raise DataError(
@@ -163,8 +163,9 @@ class Recorder:
             size = len(recorded.block) if size is None else size
             if len(recorded.block) != size:
                 raise error(
-                    f"layer {name} gives {len(recorded.block)} rows for a batch of {size} samples; the first dimension "
-                    f"of its output must be the samples."
+                    f"layer {name} has an output of shape {(len(recorded.block), *recorded.shape)} for a batch of "
+                    f"{quantity(size, 'sample')}; choose modules all of whose outputs have the samples first, as with "
+                    "batch_first=True."
                 )
         return self._kept
 

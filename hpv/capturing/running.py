@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from hpv.capturing.estimate import CapturePlan, make_plan, refuse_too_large
 from hpv.capturing.hooks import Recorded, Recorder
 from hpv.errors import DataError, HpvError, InputError, OutputExistsError
 from hpv.floats import BFLOAT16, FloatFormat
+from hpv.resources import quantity
 from hpv.store import ACTIVATIONS, ActivationStore, ActivationWriter, Output, open_store
 
 LabelSource = Literal["argmax", "targets"] | None
@@ -87,7 +89,8 @@ def capture(
     ``layers``: names of modules (``model.named_modules()``) or patterns with ``*`` and ``?``. A module that is called
     again within one forward pass gives further layers ``name#2``, ``name#3``; one that gives a tuple or a dictionary
     gives a layer for each tensor of floats in it, ``name.0`` or ``name.key``. dtypes are kept.
-    ``reduce``: ``flatten`` keeps every value as a node; ``mean`` and ``max`` keep one value per channel, over all
+    ``reduce``: ``flatten`` makes a node of every value, in C order, so that outputs of three and more dimensions are
+    stored as (samples, nodes), with their shape beside them; ``mean`` and ``max`` keep one value per channel, over all
     other positions. The channels are the last dimension of three (samples, tokens, channels), else the one after the
     samples (samples, channels, height, width); ``mean:1`` names another. A mapping from layer name or pattern to these
     sets them apart. NaN stays NaN.
@@ -110,6 +113,7 @@ def capture(
     """
     _check(batches, labels, ids)
     if device is not None:
+        _check_device(device)
         model.to(device)
     with evaluating(model), Recorder(model, layers, reduce) as recorder:
         run = _Run(model, recorder, labels, device)
@@ -217,13 +221,13 @@ class _Run:
         ids.refuse_rest(position)
         if position < stored:
             raise InputError(
-                f"an earlier run stored {stored} samples, the batches hold {position}; give the same batches as then, "
-                f"or overwrite the store."
+                f"an earlier run stored {quantity(stored, 'sample')}, the batches hold {position}; give the same "
+                f"batches as then, or give overwrite=True."
             )
         if position != writer.samples:
             raise DataError(
-                f"{writer.samples} samples were stored, the batches hold {position}; part of the work was lost, "
-                f"overwrite the store."
+                f"{quantity(writer.samples, 'sample')} stored, the batches hold {position}; part of the work was lost; "
+                f"begin anew with overwrite=True."
             )
 
 
@@ -245,7 +249,7 @@ class _Ids:
 
     def refuse_rest(self, samples: int) -> None:
         if self._ids is not None and next(self._ids, None) is not None:
-            raise DataError(f"ids: there are more of them than the {samples} samples; give one string for each.")
+            raise DataError(f"ids: there are more of them than samples ({samples:,}); give one string for each.")
 
 
 def _check(batches: Any, labels: Any, ids: Any) -> None:
@@ -254,9 +258,21 @@ def _check(batches: Any, labels: Any, ids: Any) -> None:
             f"batches: a {type(batches).__name__} is no series of batches; give a DataLoader, or a list such as [x]."
         )
     if labels not in ("argmax", "targets", None):
-        raise InputError(f"labels: {labels!r} is none of 'argmax', 'targets' and None.")
+        raise InputError(f"labels={labels!r}: give 'argmax', 'targets', or labels=None.")
     if isinstance(ids, str):
         raise InputError("ids: a single string; give one string for each sample.")
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Refuse a device that torch does not know, or that this machine does not have."""
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        why = re.split(r"\.(?:\s|$)|\n", str(error).strip())[0]
+        raise InputError(
+            f"device={str(device)!r} cannot be used here: {why}; give device='cpu', or leave it out to compute where "
+            "the model is."
+        ) from None
 
 
 def _tell(
@@ -286,7 +302,7 @@ def _compare(writer: ActivationWriter, result: _Forward, position: int, known: i
             raise InputError(
                 f"layer {name}: samples {position} to {position + known - 1} differ from those that an earlier run "
                 f"stored, so the batches come in another order or are others; fix their order (no shuffling), or "
-                f"overwrite the store."
+                f"overwrite=True."
             )
 
 
@@ -299,7 +315,7 @@ def _already(path: Path | str, first: _Forward, note: str) -> Captured:
         if not _alike(now.block[:count], store.layer(entry).read((slice(0, count),)), entry.form):
             raise OutputExistsError(
                 f"{path} holds the activations of other inputs: layer {entry.name} differs in the first batch. Use "
-                f"another path, or overwrite it."
+                f"another path, or give overwrite=True."
             )
     return Captured(path, store.samples, _sizes(first), note, already_complete=True)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from hpv.cli.terminal import Terminal
 from hpv.errors import DataError, HpvError, InputError
+from hpv.resources import quantity
 
 
 def capture(
@@ -39,7 +40,7 @@ def capture(
     import hpv
 
     def run() -> Any:
-        with terminal.meter("capture", unit="samples") as meter:
+        with terminal.meter("capture", unit="sample") as meter:
             return hpv.capture(
                 model, batches, out, ids=ids, device=device, overwrite=overwrite, progress=meter.reach,
                 announce=lambda plan: terminal.say(str(plan)), **options,
@@ -55,9 +56,9 @@ def capture(
         "labels": captured.labels,
     }
     state = "was complete already: nothing to do" if captured.already_complete else "is complete"
-    layers = ", ".join(f"{name}: {nodes:,} nodes {dtype}" for name, (nodes, dtype) in captured.layers.items())
-    terminal.result(document, f"{out} {state}.", f"{captured.samples:,} samples; {layers}; labels: {captured.labels}",
-                    f"Next: hpv fit {out} -o BACKGROUND")  # fmt: skip
+    layers = ", ".join(f"{name}: {quantity(nodes, 'node')} {dtype}" for name, (nodes, dtype) in captured.layers.items())
+    summary = f"{quantity(captured.samples, 'sample')}; {layers}; labels: {captured.labels}"
+    terminal.result(document, f"{out} {state}.", summary, f"Next: hpv fit {out} -o BACKGROUND")
 
 
 def _reductions(values: Sequence[str] | None) -> str | dict[str, str]:

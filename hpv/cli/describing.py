@@ -13,7 +13,7 @@ import numpy as np
 from hpv.background import Background
 from hpv.cli.terminal import Terminal, grid, table
 from hpv.errors import InputError, StoreError
-from hpv.resources import human
+from hpv.resources import human, quantity
 from hpv.scores import Scores
 from hpv.store import SCORES, open_store, shard_state, shards_of
 
@@ -97,7 +97,7 @@ def background_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
     state = f"{human(facts['state_bytes'])}, {facts['state_bytes'] / facts['nodes']:,.0f} bytes per node"
     rows = [
         ("samples", f"{facts['samples']:,}"),
-        ("nodes", f"{facts['nodes']:,} in {_count(len(facts['layers']), 'layer')}"),
+        ("nodes", f"{facts['nodes']:,} in {quantity(len(facts['layers']), 'layer')}"),
         ("kept", state),
         ("edges", "given" if rule is None else f"{rule['bins']} {rule['binning']} bins, pilot {rule['pilot']}, modal "
          f"above {rule['modal_fraction']}"),
@@ -106,14 +106,14 @@ def background_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
         rows.append(("classes", _classes(classes)))
     if len(facts["pooled_classes"]):
         names = ", ".join(str(name) for name in facts["pooled_classes"][:MOST_CLASSES])
-        rows.append(("pooled", f"classes {names}: fewer than {facts['min_class_size']} samples, the counts of all "
-                     "answer for them"))  # fmt: skip
+        least = quantity(facts["min_class_size"], "sample")
+        rows.append(("pooled", f"classes {names}: fewer than {least}, the counts of all answer for them"))
     for layer in facts["layers"]:
         if layer["nan"]:
             rows.append(("NaN", f"{layer['nan']:,} in {layer['name']}, not counted"))
         if layer["nodes_without_values"]:
-            rows.append(("no values", f"{layer['nodes_without_values']:,} nodes of {layer['name']} have none, and no "
-                         "p-values"))  # fmt: skip
+            rows.append(("no values", f"{quantity(layer['nodes_without_values'], 'node')} of {layer['name']}, which "
+                         "get no p-values"))  # fmt: skip
     rows += [("from", value) for value in _origin(facts["origin"])]
     return [grid([*rows, ("fingerprint", facts["fingerprint"])])]
 
@@ -174,7 +174,7 @@ def scores_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
         ("background", f"{facts.get('background_path') or 'not a store'} ({facts['background'][:12]})"),
     ]
     if facts.get("missing"):
-        rows.append(("NaN", f"{facts['missing']:,} values, never significant"))
+        rows.append(("NaN", f"{quantity(facts['missing'], 'value')}, never significant"))
     return [grid([*rows, *(("from", value) for value in _origin(facts.get("origin", {})))])]
 
 
@@ -210,7 +210,8 @@ def _activation_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
     rows += [("from", value) for value in _origin(facts["origin"])]
     for layer in facts["layers"]:
         if layer["missing_chunks"]:
-            rows.append(("fill value", f"{layer['missing_chunks']} chunks of {layer['name']} have no file"))
+            chunks = quantity(layer["missing_chunks"], "chunk")
+            rows.append(("fill value", f"{chunks} of {layer['name']} without a file"))
     layers = [
         [layer["name"], layer["nodes"], layer["dtype"], human(layer["bytes"]), _shape(layer["chunks"]),
          _shape(layer.get("shape")), layer.get("reduce", "-")]
@@ -243,16 +244,17 @@ def _steps(header: Mapping[str, Any]) -> Iterator[str]:
     """How far the run was that wrote the store."""
     progress = header.get("progress", {})
     if progress.get("stored"):
-        yield f"{progress['stored']:,} samples of all layers"
+        yield f"{quantity(progress['stored'], 'sample')} of all layers"
     if progress.get("samples"):
         layers = header.get("request", {}).get("activations", {}).get("layers", {})
         of = next((f" of {layer['shape'][0]:,}" for layer in layers.values() if layer.get("shape")), "")
-        yield f"{progress['samples']:,}{of} samples are scored"
+        yield f"scored samples: {progress['samples']:,}{of}"
     states = progress.get("states", {})
     for layer, edges in progress.get("edges", {}).items():
-        yield f"edges of {edges['nodes']:,} nodes of {layer}"
+        yield f"edges of {quantity(edges['nodes'], 'node')} of {layer}"
     for layer, state in states.items():
-        yield f"{state['samples']:,} samples of {layer} are counted in tile {state['tile'] + 1} of {state['walk']}"
+        samples = quantity(state["samples"], "sample")
+        yield f"{samples} of {layer} counted in tile {state['tile'] + 1} of {state['walk']}"
 
 
 # --- shared ---
@@ -301,10 +303,6 @@ def _origin(origin: Mapping[str, Any]) -> list[str]:
 def _classes(counts: Mapping[Any, Any]) -> str:
     shown = ", ".join(f"{name}: {count:,}" for name, count in list(counts.items())[:MOST_CLASSES])
     return f"{len(counts)} ({shown}{', ...' if len(counts) > MOST_CLASSES else ''})"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _shape(sizes: Any) -> str:

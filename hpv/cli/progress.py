@@ -31,7 +31,7 @@ class Meter:
     """Counts work as `hpv.streaming.Progress`, and stops it between two blocks when the process is told to end."""
 
     def __init__(self, command: str, total: int | None, unit: str) -> None:
-        """``unit``: ``bytes`` or ``samples``."""
+        """``unit``: what is counted, as ``byte`` or ``sample``."""
         self.what = command
         self.done = 0
         self._skipped = 0
@@ -111,11 +111,9 @@ class Meter:
         return f"{self._amount(done)} in {_duration(self.seconds)}, {self._amount(done / self.seconds)}/s"
 
     def _amount(self, count: float) -> str:
-        if self._unit != "bytes":
-            return f"{count:,.0f} {self._unit}"
-        from hpv.resources import human
+        from hpv.resources import human, quantity
 
-        return human(count)
+        return human(count) if self._unit == "byte" else quantity(round(count), self._unit)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -16,6 +16,7 @@ from hpv.cli.terminal import Terminal
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, prepare_fit
 from hpv.opening import fit_to_store, open_background
+from hpv.resources import quantity
 from hpv.sharding import Shard, cut, fit_shard, merge_parts, merge_shards, score_shard
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def fit(terminal: Terminal, *, out: str, overwrite: bool, shard: str | None, **o
             background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
     document = {"command": "fit", "out": out, **_which(part), "already_complete": already}
     document |= background_facts(background)
+    if background.path == out:  # of all shards: they are merged
+        part = None
     following = f"Next: hpv merge {out}" if part else f"Next: hpv score {out} ACTIVATIONS -o SCORES"
     terminal.result(document, _outcome(out, already, part), *background_summary(document), following)
 
@@ -73,6 +76,8 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, sha
             scores = write_scores(ready, out, keep, overwrite, meter)
     already = scores.already_complete
     document = {"command": "score", "out": out, **_which(part), "already_complete": already, **scores_facts(scores)}
+    if scores.path == out:  # of all shards: they are merged
+        part = None
     following = f"Next: hpv {'merge' if part else 'top'} {out}"
     terminal.result(document, _outcome(out, already, part), *scores_summary(document), following)
 
@@ -190,7 +195,8 @@ def _report_fill(terminal: Terminal, source: Activations) -> None:
     """Missing chunks of stores that others wrote are legal, but a reader should know."""
     for layer in source.layers.values():
         if layer.missing_chunks:
-            terminal.warn(f"{layer.origin}: {layer.missing_chunks} chunks have no file and are read as the fill value.")
+            chunks = quantity(layer.missing_chunks, "chunk")
+            terminal.warn(f"{layer.origin}: {chunks} without a file, read as the fill value.")
 
 
 def _show_plan(terminal: Terminal, plan: Plan, source: Activations) -> None:

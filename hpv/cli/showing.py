@@ -11,6 +11,7 @@ import numpy as np
 from hpv.background import Background
 from hpv.cli.terminal import Terminal, table
 from hpv.errors import InputError
+from hpv.resources import human, quantity
 from hpv.scores import Scores
 from hpv.store import SCORES, open_store
 
@@ -45,7 +46,7 @@ def top(
         "top": found,
     }
     of_nodes = "the best subset of the nodes" if kind[1] == "subset" else "all nodes"
-    heading = f"{len(found)} highest of {store.samples:,} scores: {kind[2]}, {kind[0]}, {of_nodes}"
+    heading = f"{len(found)} highest of {quantity(store.samples, 'score')}: {kind[2]}, {kind[0]}, {of_nodes}"
     terminal.result(document, heading, _table(found), *_node_lines(found))
 
 
@@ -54,11 +55,12 @@ def export(terminal: Terminal, *, scores: str, out: str, overwrite: bool) -> Non
     from hpv.exporting import write_table
 
     store = open_scores(scores)
-    columns = write_table(store, out, overwrite=overwrite)
+    with terminal.meter("export", store.samples, "sample") as meter:
+        columns = write_table(store, out, overwrite=overwrite, progress=meter)
     size = os.path.getsize(out)
     terminal.result(
         {"command": "export", "out": out, "rows": store.samples, "columns": columns, "bytes": size},
-        f"{out} is complete: {store.samples:,} rows, {len(columns)} columns, {size:,} bytes.",
+        f"{out} is complete: {quantity(store.samples, 'row')}, {quantity(len(columns), 'column')}, {human(size)}.",
     )
 
 
@@ -120,5 +122,4 @@ def _cell(name: str, value: Any) -> str:
 def _nodes(indices: np.ndarray) -> str:
     """How many, and the first of them."""
     first = " ".join(str(index) for index in indices[:FIRST_NODES])
-    what = "1 node" if len(indices) == 1 else f"{len(indices)} nodes"
-    return f"{what}: {first}{' ...' if len(indices) > FIRST_NODES else ''}"
+    return f"{quantity(len(indices), 'node')}: {first}{' ...' if len(indices) > FIRST_NODES else ''}"

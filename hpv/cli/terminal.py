@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hpv.cli.progress import Meter, make_meter
+from hpv.cli.spelling import as_options
 from hpv.errors import HpvError, HpvWarning
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """A warning as one line."""
+        text = as_options(text)
         typer.echo(_json({"warning": text}) if self.as_json else f"warning: {text}", err=True)
 
     def fail(self, text: str, kind: str) -> None:
         """An error as one message."""
+        text = as_options(text)
         typer.echo(_json({"error": text, "kind": kind}) if self.as_json else f"error: {text}", err=True)
 
     def fail_with(self, error: HpvError) -> int:
@@ -88,7 +91,7 @@ class Terminal:
             warnings.showwarning = show
             yield
 
-    def meter(self, command: str, total: int | None = None, unit: str = "bytes") -> Meter:
+    def meter(self, command: str, total: int | None = None, unit: str = "byte") -> Meter:
         """Progress of a command that does ``total`` units of work (None: what its parts say when they start)."""
         return make_meter(command, total, unit, shown=not self.as_json)
 

@@ -4,9 +4,10 @@ from hpv.store.activations import ActivationStore, ActivationWriter, LayerEntry,
 from hpv.store.arrays import STRINGS, Selection, StoredArray
 from hpv.store.foreign import is_zarr, zarr_layers
 from hpv.store.names import escape, unescape
-from hpv.store.output import SCRATCH, Output, OutputWriter, complete_exchange, first_difference, save
+from hpv.store.output import SCRATCH, Output, OutputWriter, complete_exchange, save
 from hpv.store.places import place_of
 from hpv.store.reading import ACTIVATIONS, BACKGROUND, SCORES, VERSION, Store, check_header, open_store, read_header
+from hpv.store.requests import request_difference
 from hpv.store.shards import ShardState, join_shards, ranges, shard_path, shard_state, shards_of
 
 __all__ = [
@@ -29,13 +30,13 @@ __all__ = [
     "check_header",
     "complete_exchange",
     "escape",
-    "first_difference",
     "is_zarr",
     "join_shards",
     "open_store",
     "place_of",
     "ranges",
     "read_header",
+    "request_difference",
     "save",
     "save_activations",
     "shard_path",

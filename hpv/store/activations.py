@@ -14,6 +14,7 @@ import numpy as np
 
 from hpv.errors import DataError, InputError, StoreError
 from hpv.floats import BFLOAT16, FORMATS, FloatFormat
+from hpv.resources import quantity
 from hpv.store.arrays import STRINGS, StoredArray
 from hpv.store.names import escape
 from hpv.store.output import Output
@@ -137,8 +138,8 @@ class ActivationWriter:
             column.write()
             if column.stored != self.samples:
                 raise DataError(
-                    f"{self._output.path}: {name} holds {column.stored} of {self.samples} samples; part of the work "
-                    "was lost, overwrite the store."
+                    f"{self._output.path}: {name} holds {column.stored} of {quantity(self.samples, 'sample')}; part "
+                    "of the work was lost; begin anew with overwrite=True."
                 )
 
 

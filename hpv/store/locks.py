@@ -10,12 +10,11 @@ import socket
 import threading
 import time
 import uuid
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpv.errors import DataError, HpvWarning, OutputExistsError
+from hpv.errors import DataError, OutputExistsError, warn
 from hpv.store.remote import PlaceError, RemoteStore
 
 LOCK = ".lock"
@@ -69,9 +68,7 @@ class FileLock:
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:
                 raise
-            warnings.warn(
-                f"{shown}: this file system has no locks; take care that no second run writes to it.", HpvWarning
-            )
+            warn(f"{shown}: this file system has no locks; take care that no second run writes to it.")
 
     def _is_current(self) -> bool:
         """Another run may have finished and removed the file between our opening and locking it."""
@@ -165,10 +162,10 @@ class ObjectLock:
         try:
             return self._store.create(name, self._content(until))
         except NotImplementedError:
-            warnings.warn(
+            warn(
                 f"{self._shown}: this server cannot lock (no conditional writes); take care that no second run writes "
-                "to it.", HpvWarning,
-            )  # fmt: skip
+                "to it."
+            )
             self._store.write(name, self._content(until))
             return True
 

@@ -29,8 +29,9 @@ from hpv.store.arrays import (
 )
 from hpv.store.locks import Lock
 from hpv.store.places import ROOT, Place, output_place, place_of
-from hpv.store.reading import RESERVED, VERSION, read_header
+from hpv.store.reading import NAMES, RESERVED, VERSION, read_header
 from hpv.store.remote import PlaceError
+from hpv.store.requests import difference
 
 SCRATCH = "progress"
 """Folder of what a run needs to continue; removed once the store is complete."""
@@ -85,7 +86,7 @@ class Output:
                 target.prepare()
                 exchanged = _complete_exchange(target, overwrite)
                 # What was just put in its place is what this command asks for: do not make it a second time.
-                overwrite = overwrite and not (exchanged and first_difference(_header(target) or {}, wanted) is None)
+                overwrite = overwrite and not (exchanged and difference(_header(target) or {}, wanted) is None)
                 output = cls._begin(target, wanted, overwrite, locks)
             if output.already_complete:
                 _remove_scratch(target)  # of a run that was killed right after it was complete
@@ -99,30 +100,30 @@ class Output:
     def _begin(cls, target: Place, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
         place, found = target, _header(target)
         if found is not None:
-            difference = first_difference(found, wanted)
-            if found.get("complete") is True and difference is None and not overwrite:
+            differs = difference(found, wanted)
+            if found.get("complete") is True and differs is None and not overwrite:
                 return cls(target, target, found, locks, complete=True)
-            if difference is not None and not overwrite:
-                raise _exists(target, difference)
-            if found.get("format") != wanted["format"]:
+            if found["format"] != wanted["format"]:
                 raise OutputExistsError(
-                    f"{target.path} is {found.get('format')}, this would be {wanted['format']}; overwriting replaces "
-                    "only its own kind. Use another path."
+                    f"{target.path} is {NAMES[found['format']]}, this would be {NAMES[wanted['format']]}; overwriting "
+                    "replaces only its own kind. Use another path."
                 )
-            if difference is not None or found.get("complete") is True:
+            if differs is not None and not overwrite:
+                raise _exists(target, differs)
+            if differs is not None or found.get("complete") is True:
                 place = target.beside("new")
                 if found.get("complete") is not True or place.copied:
                     locks.append(target.lock(target.path))
         locks.append(place.lock(target.path))
         # Another run may have changed it before the lock was ours.
         found = _header(place)
-        difference = None if found is None else first_difference(found, wanted)
-        if found is not None and difference is None and found.get("complete") is True and place is target:
+        differs = None if found is None else difference(found, wanted)
+        if found is not None and differs is None and found.get("complete") is True and place is target:
             locks.pop().release(remove=True)
             return cls(target, target, found, locks, complete=True)
-        if found is not None and (difference is not None or found.get("complete") is True):
+        if found is not None and (differs is not None or found.get("complete") is True):
             if place is target:
-                raise _exists(target, difference or "")
+                raise _exists(target, differs or "")
             _empty(place)
             found = None
         fresh = found is None
@@ -167,7 +168,7 @@ class Output:
                 if found != wanted:
                     raise StoreError(
                         f"{origin} was begun with row shape, dtype and chunks {found}, this run has {wanted}; "
-                        f"use another path, or overwrite it."
+                        f"use another path, or give overwrite=True."
                     )
                 self._arrays[name] = array
                 # A run that stopped while it made them may have left arrays without the groups around them.
@@ -354,28 +355,10 @@ def _header(place: Place) -> dict[str, Any] | None:
         raise OutputExistsError(str(error)) from None
 
 
-def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str | None:
-    """The first entry that differs, with both values; the rest of ``found`` does not matter at the top level."""
-    names = list(wanted) if not prefix else list({**wanted, **found})
-    for name in names:
-        there, here = found.get(name), wanted.get(name)
-        if isinstance(there, dict) and isinstance(here, dict):
-            inner = first_difference(there, here, f"{prefix}{name}.")
-            if inner is not None:
-                return inner
-        elif type(there) is not type(here) or there != here:
-            label = f"{prefix}{name}".removeprefix("request.")
-            return f"{label} is {_short(there)} there and {_short(here)} here"
-    return None
-
-
-def _short(value: Any) -> str:
-    text = "not given" if value is None else json.dumps(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _exists(target: Place, difference: str) -> OutputExistsError:
-    return OutputExistsError(f"{target.path} holds something else: {difference}. Use another path, or overwrite it.")
+def _exists(target: Place, differs: str) -> OutputExistsError:
+    return OutputExistsError(
+        f"{target.path} holds something else: {differs}. Use another path, or give overwrite=True."
+    )
 
 
 @contextmanager

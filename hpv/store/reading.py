@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import zarr
 from zarr.errors import NodeNotFoundError
 
 from hpv.addresses import is_address, without_scheme
-from hpv.errors import StoreError
+from hpv.errors import StoreError, near
 from hpv.store.arrays import StoredArray
 from hpv.store.locks import LOCK
 from hpv.store.places import ROOT, Place, place_of
@@ -22,7 +21,8 @@ ACTIVATIONS, BACKGROUND, SCORES = "hpv-activations", "hpv-background", "hpv-scor
 VERSION = 1
 RESERVED = ("format", "version", "id", "complete", "request", "progress")
 """Entries of the root's attributes that say what the store is; all others belong to its kind."""
-_NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
+NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
+"""Of the formats, in messages."""
 
 
 class Store:
@@ -69,8 +69,8 @@ class Store:
             node = None
         if not isinstance(node, zarr.Array):
             names = self.names()
-            near = difflib.get_close_matches(name, names, 3, 0.4) or names[:10]
-            raise StoreError(f"{self.path}: there is no array {name}; there are {', '.join(near) or 'none at all'}.")
+            shown = near(name, names) or names[:10]
+            raise StoreError(f"{self.path}: there is no array {name}; there are {', '.join(shown) or 'none at all'}.")
         return StoredArray(node, f"{self.path}: array {name}", strict=True)
 
 
@@ -86,8 +86,8 @@ def open_store(path: str | os.PathLike[str], kind: str | None = None) -> Store:
 def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) -> None:
     """Refuse what is not a complete store of ``kind`` in a version that this hpv reads."""
     found = header.get("format")
-    if found not in _NAMES:
-        wanted = _NAMES.get(kind or "", "a store")
+    if found not in NAMES:
+        wanted = NAMES.get(kind or "", "a store")
         raise StoreError(f"{path} is a Zarr store, but not one of hpv's; give {wanted} that hpv wrote.")
     version = header.get("version")
     if not isinstance(version, int) or version > VERSION:
@@ -95,7 +95,7 @@ def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) 
             f"{path} has version {version} of {found}, this hpv reads up to {VERSION}; install a newer one."
         )
     if kind is not None and found != kind:
-        raise StoreError(f"{path} is {_NAMES[str(found)]}; this needs {_NAMES[kind]}.")
+        raise StoreError(f"{path} is {NAMES[str(found)]}; this needs {NAMES[kind]}.")
     if header.get("complete") is not True:
         from hpv.store.shards import shard_state, shards_of
 
@@ -110,8 +110,8 @@ def open_node(path: str | os.PathLike[str]) -> zarr.Array | zarr.Group:
         return _open_remote(os.fspath(path))
     text = without_scheme(os.fspath(path))
     if not os.path.exists(text):
-        near = difflib.get_close_matches(os.path.basename(text), _siblings(text), 3)
-        hint = f" Close to it there is {', '.join(near)}." if near else ""
+        close = _siblings(text)
+        hint = f" Close to it there is {', '.join(close)}." if close else ""
         raise StoreError(f"{text} does not exist; check the path.{hint}")
     if text.endswith(".npy") and os.path.isfile(text):
         raise StoreError(f"{text} is an .npy file, which holds activations; this needs a store that hpv wrote.")
@@ -163,7 +163,7 @@ def read_header(place: Place) -> dict[str, Any] | None:
         if content is None and all(_is_passing(name) for name in place.names() or []):
             return None
         header = json.loads(content or b"")["attributes"]
-        if header["format"] in _NAMES:
+        if header["format"] in NAMES:
             return dict(header)
     except (NotADirectoryError, ValueError, KeyError, TypeError):
         pass
@@ -176,5 +176,9 @@ def _is_passing(name: str) -> bool:
 
 
 def _siblings(path: str) -> list[str]:
-    folder = os.path.dirname(path) or "."
-    return os.listdir(folder) if os.path.isdir(folder) else []
+    """Names beside a path that are near to its own, whatever they end in."""
+    folder, name = os.path.split(path)
+    stems: dict[str, list[str]] = {}
+    for entry in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []:
+        stems.setdefault(os.path.splitext(entry)[0], []).append(entry)
+    return [entry for stem in near(os.path.splitext(name)[0], stems) for entry in stems[stem]]

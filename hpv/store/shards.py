@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpv.errors import OutputExistsError, StoreError
-from hpv.store.output import Output, first_difference
+from hpv.store.output import Output
 from hpv.store.places import place_of
 from hpv.store.reading import read_header
+from hpv.store.requests import difference
 
 WAIT_SECONDS = 60.0
 """For another shard that is just writing the header: a matter of milliseconds, also on a slow file system."""
@@ -67,7 +68,7 @@ def join_shards(out: str | os.PathLike[str], kind: str, request: Mapping[str, An
             raise OutputExistsError(str(error)) from None
         if header is not None:
             merged = header.get("complete") is True and shards_of(header) is None
-            other = first_difference(header, {"format": kind, "request": request if merged else wanted})
+            other = difference(header, {"format": kind, "request": request if merged else wanted})
             if other is not None:
                 raise OutputExistsError(
                     f"{os.fspath(out)} holds something else: {other}. Use another path, or remove it."
