@@ -226,8 +226,9 @@ class DaskLayer(Layer):
 
     def scratch(self, rows: int) -> int:
         """Measured: what is computed at once and a copy of it, and twice a chunk. What its graph holds is not known."""
-        chunk = math.prod(self._largest) * self._inner * self.form.storage.itemsize
-        return 2 * (max(chunk, LARGEST_COMPUTED) + chunk)
+        itemsize = self.form.storage.itemsize
+        chunk, whole = math.prod(self._largest) * self._inner * itemsize, math.prod(self.shape) * itemsize
+        return 2 * (min(max(chunk, LARGEST_COMPUTED), whole) + chunk)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -161,9 +161,10 @@ def plan_score(
         per_node[name] = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * itemsize * 2
     tables = sum(each * background.layers[name].nodes for name, each in per_node.items())
     layers = [source.layers[theirs] for theirs in pairs.values()]
-    most = max(room // workers, 1)
-    apart = [Walk(each, workers, usable, kept=kept, most=most, apart=True) for each in per_node.values()]
-    at_once = Walk(0, workers, usable - tables, kept=kept, most=most, windows=sum(one.reads_whole for one in layers))
+    most, nodes = max(room // workers, 1), sum(one.shape[1] for one in layers)
+    every = Walk(0, workers, usable, kept=kept, all_nodes=nodes, most=most)
+    apart = [every._replace(per_node=each, apart=True) for each in per_node.values()]
+    at_once = every._replace(usable=usable - tables, windows=sum(one.reads_whole for one in layers))
     together, found = _together_or_apart(layers, at_once if tables <= usable // 2 else None, apart)
     plans = [one.plan for one in found]
     _warn_of_layouts(layers, plans)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -215,12 +216,18 @@ def score_request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
     return request
 
 
+def _all_nodes(ready: Score) -> int:
+    """Nodes of all layers that are scored."""
+    return sum(plan.nodes for plan in ready.plan.layers)
+
+
 def _attributes(ready: Score) -> dict[str, Any]:
     path = ready.full.path
     return {
         "samples": ready.source.samples,
         "kinds": [list(kind) for kind in ready.options.kinds],
         "layers": list(ready.pairs),
+        "nodes": _all_nodes(ready),
         "background": ready.full.fingerprint,
         "background_path": None if path is None else absolute_path(path),
         "against": ready.options.against,
@@ -234,11 +241,11 @@ def _attributes(ready: Score) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def create_array(output: Output, name: str, shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+def create_array(output: Output, name: str, shape: tuple[int, ...], dtype: Any, all_nodes: int) -> tuple[int, ...]:
     """An array with a value for each sample, or for each sample and node; the shape of its chunks."""
     chunks: tuple[int, ...] = (min(shape[0], SCORE_CHUNK),)
     if len(shape) == 2:
-        chunks = kept_chunks(shape[1], shape[0], np.dtype(dtype).itemsize)
+        chunks = kept_chunks(shape[1], shape[0], all_nodes, np.dtype(dtype).itemsize)
     output.create(name, shape, dtype, chunks, ["sample", "node"][: len(shape)])
     return chunks
 
@@ -252,24 +259,24 @@ class _Writer:
         self.keep = set(keep)
         self.waiting: list[tuple[slice, Results, int]] = []
         self.written = time.monotonic()
-        samples = ready.source.samples
+        samples, create = ready.source.samples, partial(create_array, output, all_nodes=_all_nodes(ready))
         for kind in ready.options.kinds:
             for name, dtype in COLUMNS.items():
-                create_array(output, _folder(*kind) + name, (samples,), dtype)
+                create(_folder(*kind) + name, (samples,), dtype)
         if ready.options.against == "own":
-            create_array(output, "own", (samples,), "i8")
+            create("own", (samples,), "i8")
             output.write("own", None, _own_labels(ready))
         if ready.source.ids is not None:
-            create_array(output, "ids", (samples,), STRINGS)
+            create("ids", (samples,), STRINGS)
             output.write("ids", None, ready.source.ids)
         for plan, name in zip(ready.plan.layers, ready.pairs, strict=True):
             shape = (samples, plan.nodes)
             if "codes" in self.keep:
-                create_array(output, f"codes/{escape(name)}", shape, "u1")
+                create(f"codes/{escape(name)}", shape, "u1")
             if "ranges" in self.keep:
                 for tail in ready.options.tails:
                     for end in ("pmin", "pmax"):
-                        create_array(output, f"ranges/{tail}/{escape(name)}/{end}", shape, "f4")
+                        create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4")
 
     def run(self, progress: streaming.Progress) -> int:
         """Score what is not scored yet; the number of NaN among all values."""
@@ -329,6 +336,7 @@ class KeptBlocks:
 
     def __init__(self, writer: OutputWriter, ready: Score) -> None:
         self.writer, self.keep, self.tails, self.samples = writer, ready.keep, ready.options.tails, ready.source.samples
+        self.all_nodes = _all_nodes(ready)
         self.first = 0
         """Sample of the store that the samples of blocks are counted from."""
         self.background: Background | None = None
@@ -345,7 +353,7 @@ class KeptBlocks:
         Chunks have a power of two of samples, or all of them.
         """
         sizes = [size for size, kind in ((1, "codes"), (4, "ranges")) if kind in self.keep]
-        return max(kept_chunks(nodes, self.samples, size)[0] for size in sizes)
+        return max(kept_chunks(nodes, self.samples, self.all_nodes, size)[0] for size in sizes)
 
     def at(self, first: int, background: Background | None) -> KeptBlocks:
         """The same for blocks whose samples are counted from ``first`` on."""
@@ -368,7 +376,7 @@ class KeptBlocks:
         """Keep the ranges of one tail, a chunk's samples at a time."""
         low, high = (np.ascontiguousarray(table[:, nodes]) for table in self._range_tables(layer, tail))
         width = codes.shape[1]
-        step = kept_chunks(width, self.samples, 4)[0]
+        step = kept_chunks(width, self.samples, self.all_nodes, 4)[0]
         for rows in streaming.blocks(samples, step):
             inside = slice(rows.start - samples.start, rows.stop - samples.start)
             shape = (rows.stop - rows.start, width)

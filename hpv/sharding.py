@@ -318,7 +318,7 @@ class _Copy:
         arrays = streaming.run(lambda store: store.array(name), self.stores, self.threads)
         shape, dtype = (_total(self.stores), *arrays[0].shape[1:]), arrays[0].dtype
         kind = STRINGS if dtype.kind not in "fiub" else dtype
-        chunks = create_array(self.output, name, shape, kind)
+        chunks = create_array(self.output, name, shape, kind, self.stores[0].attributes["nodes"])
         grid = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
         count = int(np.prod(grid))
         progress.start(f"merge {name}", int(np.prod(shape)) * dtype.itemsize)

@@ -18,6 +18,8 @@ LARGEST_IN_MEMORY, LEAST_IN_MEMORY = 64 * MIB, MIB
 """Blocks of values that lie in memory need no buffer: they begin large, and are small where threads would wait."""
 KEPT_CHUNK = 4 * MIB
 """Bytes of a chunk of codes or ranges: for smaller ones, making a file costs as much as filling it."""
+DONE_AT_ONCE = 64 * MIB
+"""Values of all layers that a thread goes through in one go, and again after a kill: few samples of wide layers."""
 SEGMENT = GIB
 """Bytes read, or held of a pilot, between two times that a state may be saved."""
 USEFUL_WINDOW = 32 * MIB
@@ -92,12 +94,18 @@ class Walk(NamedTuple):
     """Bytes per node while the pilot is ordered."""
     kept: int = 0
     """Bytes that are made, and written, beside every value."""
+    all_nodes: int = 0
+    """Nodes of all layers whose samples are gone through together; 0: they are not."""
     most: int | None = None
     """Samples that a thread works on at most before it adds them up."""
     apart: bool = False
     """Whether the samples that all threads work on are gone through tile after tile."""
     windows: int = 1
     """Layers that may hold windows at the same time."""
+
+    def at_once(self, samples: int) -> int:
+        """Samples that a thread goes through in one go, at most; a narrow layer beside wide ones could have more."""
+        return most_at_once(self.all_nodes) if self.all_nodes else samples
 
 
 class Way(NamedTuple):
@@ -173,11 +181,19 @@ def block_samples(row: int, in_memory: bool) -> tuple[int, int]:
     return LARGEST_BLOCK // row, LARGEST_BLOCK // row
 
 
-def kept_chunks(nodes: int, samples: int, itemsize: int = 1) -> tuple[int, int]:
-    """Samples and nodes of a chunk of codes or ranges: whole rows up to 16,384 nodes, a power of two of samples."""
+def kept_chunks(nodes: int, samples: int, all_nodes: int, itemsize: int = 1) -> tuple[int, int]:
+    """Samples and nodes of a chunk of codes or ranges: whole rows up to 16,384 nodes, a power of two of samples.
+
+    ``all_nodes``: of all layers together. Beside wide layers the chunks of a narrow one are flat.
+    """
     columns = min(nodes, 16_384)
-    rows = max(64, 2 ** ((KEPT_CHUNK // (columns * itemsize)).bit_length() - 1))
+    rows = max(64, _power(min(max(KEPT_CHUNK // (columns * itemsize), 1), most_at_once(all_nodes))))
     return min(samples, rows), columns
+
+
+def most_at_once(all_nodes: int) -> int:
+    """Samples with DONE_AT_ONCE values, or a few more."""
+    return max(64, DONE_AT_ONCE // all_nodes)
 
 
 def layout_warning(layer: Layer, plan: LayerPlan) -> str | None:
@@ -220,7 +236,8 @@ def _direct(layer: Layer, job: Walk, width: int) -> Way | None:
     while unit > fitting:  # any part of a chunk can be read by itself
         unit = -(-unit // 2)
     in_place = layer.in_memory and not job.kept
-    rows = max(unit, min(fitting, block_samples(width * itemsize, in_place)[0]) // unit * unit)
+    largest = min(fitting, block_samples(width * itemsize, in_place)[0], job.at_once(samples))
+    rows = max(unit, largest // unit * unit)
     if job.kept and unit == 1:  # any block is as good: one that fits into chunks of codes
         rows = _power(rows)
     while rows > unit and job.workers * (rows * row + layer.scratch(rows)) > share:  # more is asked for ahead
@@ -230,7 +247,7 @@ def _direct(layer: Layer, job: Walk, width: int) -> Way | None:
     part = rows
     if job.kept:
         # Whole chunks of codes are written once, where there is room to collect them.
-        whole = min(math.lcm(rows, kept_chunks(nodes, samples)[0]), samples)
+        whole = min(math.lcm(rows, kept_chunks(nodes, samples, job.all_nodes)[0]), samples)
         if whole <= (job.most or samples) and job.workers * whole * width <= share - blocks:
             part, blocks = whole, blocks + job.workers * (whole - rows) * width
     fetched = samples * _columns(layer, width) * itemsize
@@ -247,7 +264,8 @@ def _shared(layer: Layer, job: Walk, width: int) -> Way | None:
         room = job.usable // 2 // job.windows
     readers = max(1, min(job.workers, room // 2 // max(scratch, 1)))
     left = room - readers * scratch
-    blocks = max(1, min(samples, job.most or samples, LARGEST_BLOCK // row, left // 4 // job.workers // row))
+    most = min(job.most or samples, job.at_once(samples))
+    blocks = max(1, min(samples, most, LARGEST_BLOCK // row, left // 4 // job.workers // row))
     left -= job.workers * blocks * row
     window = min(_window(layer, width, left, job.workers), samples)
     if job.apart and job.most:
@@ -259,7 +277,7 @@ def _shared(layer: Layer, job: Walk, width: int) -> Way | None:
     part = blocks = blocks // chunk_rows * chunk_rows or blocks
     if job.kept:  # codes are collected for chunks of them, a power of two
         blocks = _power(blocks)
-        part = _power(max(1, min(window // job.workers, job.most or samples)))
+        part = _power(max(1, min(window // job.workers, most)))
         while part > blocks and job.workers * (part - blocks) * width > left // 4:
             part //= 2
         left -= job.workers * (part - blocks) * width
@@ -364,7 +382,7 @@ def _rewritten(layer: Layer, job: Walk, width: int, part: int) -> int:
     if not job.kept:
         return 0
     samples, nodes = layer.shape
-    rows, columns = kept_chunks(nodes, samples)
+    rows, columns = kept_chunks(nodes, samples, job.all_nodes)
     times = _fetched(samples, part, rows) * _fetched(nodes, width, columns) - samples * nodes
     return 2 * job.kept * times
 

@@ -220,6 +220,7 @@ def test_given_edges_in_all_their_shapes():
     assert survivors_of(ragged) == [[3, 2, 0], [3, 2, 1, 0]]
 
 
+@pytest.mark.filterwarnings("ignore:merge.*same counts")
 @given(pairs(), BINNINGS, TAILS)
 def test_edges_of_a_background_of_another_format(both, binning, tail):
     """Counts at the edges stay exact; extremes between two numbers of the background's format move down."""

@@ -232,7 +232,7 @@ def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_c
     waiting = layer.part * threads if plan.together else segment_length(ready)
     assert waiting * of_sample <= max(memory // planning.TALLY_SHARE, threads * of_sample)
     if layer.part > layer.block and not layer.window:
-        whole = tiling.kept_chunks(shape[1], shape[0])[0]
+        whole = tiling.kept_chunks(shape[1], shape[0], shape[1])[0]
         assert layer.part == shape[0] or layer.part % layer.block == layer.part % whole == 0
 
 
@@ -246,6 +246,18 @@ def test_more_memory_never_means_more_tiles(shape, threads):
         except hpv.InputError:
             tiles.append(10**9)
     assert tiles == sorted(tiles, reverse=True)
+
+
+def test_a_narrow_layer_does_not_make_the_parts_of_a_wide_one_long():
+    """A chunk of codes of ten nodes could hold 2**18 samples: those of the wide layer are 100 GB."""
+    layers = {"logits": 10, "features": 100_000}
+    background = hpv.fit({name: np.eye(4, nodes, dtype=np.float32) for name, nodes in layers.items()})
+    source = {name: np.broadcast_to(np.float32(0), (10**7, nodes)) for name, nodes in layers.items()}
+    ready = prepare_score(background, source, memory="4GiB", threads=2)
+    assert ready.plan.together
+    assert all(plan.part * sum(layers.values()) <= tiling.DONE_AT_ONCE for plan in ready.plan.layers)
+    assert tiling.kept_chunks(10, 10**7, 100_010) == (512, 10)
+    assert tiling.kept_chunks(10, 10**7, 10) == (2**18, 10)
 
 
 def test_plan_of_a_score_reads_nothing():

@@ -160,7 +160,7 @@ def test_chunks_of_scores_are_filled_from_several_shards(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpv.scores.SCORE_CHUNK", 64)
-    monkeypatch.setattr("hpv.scores.kept_chunks", lambda nodes, samples, itemsize=1: (min(samples, 50), min(nodes, 4)))
+    monkeypatch.setattr("hpv.scores.kept_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4)))
     options: dict[str, Any] = {"labels": data.labels, "keep": ("codes", "ranges"), "tails": "right"}
     hpv.score(data.background, data.source, tmp_path / "whole", **OPTIONS, **options)
     score_in_shards(data.background, data.source, tmp_path / "out", [3, 1, 4, 2], 4, **options)
