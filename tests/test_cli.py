@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -828,6 +829,7 @@ def test_told_to_end(
     def advance_and_be_killed(self: Meter, amount: int) -> None:
         left[0] -= 1
         if left[0] == -1:
+            time.sleep(0.1)  # the main thread waits by then; a signal just before that would be seen after it
             os.kill(os.getpid(), signal.SIGTERM)
             assert self._stop.wait(10)
         advance(self, amount)
