@@ -160,6 +160,17 @@ def test_empty_chunks_are_written_and_zarr_sees_the_attributes(path: Path) -> No
     assert store.array("zeros").missing_chunks == 0
 
 
+def test_what_a_killed_worker_was_just_writing_does_not_stay(path: Path) -> None:
+    with Output.begin(path, SCORES, REQUEST) as output:
+        output.create("x", (4, 2), "f4", (2, 2))
+        output.writer().write("x", None, np.ones((4, 2), np.float32))
+        left = chunk(path, "x", "1").with_name("0.17-4.partial")
+        left.write_bytes(b"\0")
+        output.finish()
+    assert not left.exists()
+    assert open_store(path).array("x").read().tolist() == [[1, 1]] * 4
+
+
 def test_strings(path: Path) -> None:
     names = ["", "a", "é\N{SNOWMAN}", "x" * 300, "b/c"]
     with Output.begin(path, SCORES, {}) as output:

@@ -68,6 +68,7 @@ class Output:
         self._arrays: dict[str, WritableArray] = {}
         self._wanted: dict[str, Any] = {}
         self._making = threading.Lock()
+        self._others_write = False
 
     @classmethod
     def begin(
@@ -199,6 +200,7 @@ class Output:
     def writer(self) -> OutputWriter:
         """Writes to the arrays that were created, also in another process while this one holds the store."""
         self._make()
+        self._others_write = True
         return OutputWriter(str(self._place.path), str(self.path))
 
     def read(self, name: str, selection: Selection = None, out: np.ndarray | None = None) -> np.ndarray:
@@ -239,6 +241,8 @@ class Output:
         """Declare the store complete, put it in its place and let go of it."""
         if attributes:
             self.note(attributes)
+        if self._others_write:  # of which one that was killed may have left what it was just writing
+            self._place.tidy()
         self._save({"complete": True, "progress": {}})
         _remove_scratch(self._place)
         with self._saving("the whole"):
