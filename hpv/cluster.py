@@ -60,7 +60,7 @@ WAIT_SECONDS = 60
 
 def fit_on_cluster(client: Client, ready: Fit, progress: Progress, checkpoint: Checkpoint | None) -> Background:
     """`hpv.fitting.run_fit` by the workers of a cluster."""
-    cluster = _Cluster(client, ready.source, ready.plan.memory)
+    cluster = _Cluster(client, ready.source, ready.plan.memory, progress)
     edges = _propose(cluster, ready, progress, checkpoint)
     layers = {}
     for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
@@ -73,7 +73,7 @@ def score_on_cluster(
     client: Client, ready: Score, progress: Progress, write: WriteScores, write_codes: WriteCodes | None, start: int
 ) -> None:
     """`hpv.scoring.run_score` by the workers of a cluster; ``write`` is called here, in order of the samples."""
-    cluster = _Cluster(client, ready.source, ready.plan.memory)
+    cluster = _Cluster(client, ready.source, ready.plan.memory, progress)
     samples, row = ready.source.samples, sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", samples * row)
     progress.skip(start * row)
@@ -269,21 +269,17 @@ def _ranges(start: int, stop: int, row: int, height: int) -> Iterator[slice]:
 class _Cluster:
     """The workers, once it is known that they can do the work."""
 
-    def __init__(self, client: Client, source: Activations, memory: int) -> None:
+    def __init__(self, client: Client, source: Activations, memory: int, progress: Progress) -> None:
         self.client = client
         with _explained(client):
-            try:
-                client.wait_for_workers(1, timeout=WAIT_SECONDS)
-            except TimeoutError:
-                raise InputError(f"the scheduler {_address(client)} has no workers; start some (dask worker "
-                                 f"{_address(client)}), and run it again.") from None  # fmt: skip
+            _wait_for_a_worker(client, progress)
             threads = client.nthreads().values()
+            of_scheduler = client.run_on_scheduler(_version())
             facts = client.run(_facts_of(_paths(source)))
         self.threads, most = sum(threads), max(threads)
+        _check_version(f"scheduler {_address(client)}", of_scheduler)
         for address, (version, limit, absent) in facts.items():
-            if version != hpv.__version__:
-                raise InputError(f"the worker {address} has {'hpv ' + version if version else 'no hpv'}, this is hpv "
-                                 f"{hpv.__version__}; install the same version on both.")  # fmt: skip
+            _check_version(f"worker {address}", version)
             if absent:
                 raise InputError(f"the worker {address} does not see {absent}; give a path that all workers see.")
             memory = min(memory, limit // 2 or memory)
@@ -298,10 +294,41 @@ class _Cluster:
         return _Work(self.client, self.threads)
 
 
+def _wait_for_a_worker(client: Client, progress: Progress) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return client.wait_for_workers(1, timeout=min(1.0, WAIT_SECONDS))
+        except TimeoutError:
+            progress.advance(0)  # it may have been told to end
+            if time.monotonic() > end:
+                raise InputError(f"the scheduler {_address(client)} has no workers; start some (dask worker "
+                                 f"{_address(client)}), and run it again.") from None  # fmt: skip
+
+
+def _check_version(who: str, version: str | None) -> None:
+    if version != hpv.__version__:
+        raise InputError(f"the {who} has {'hpv ' + version if version else 'no hpv'}, this is hpv {hpv.__version__}; "
+                         "install the same version on both.")  # fmt: skip
+
+
 def _paths(source: Activations) -> list[str]:
     """Files and folders of this machine that the activations are in."""
     found = (layer.identity.get("path") for layer in source.layers.values())
     return sorted({path for path in found if path is not None and "://" not in path})
+
+
+def _version() -> Callable[[], str | None]:
+    """Asks the scheduler, which takes tasks apart, for its version."""
+
+    def version() -> str | None:  # sent as it is: the scheduler may have another hpv, or none
+        try:
+            import hpv
+        except ImportError:
+            return None
+        return hpv.__version__
+
+    return version
 
 
 def _facts_of(paths: Sequence[str]) -> Callable[..., tuple[str | None, int, str | None]]:

@@ -327,12 +327,20 @@ def test_workers_that_do_not_see_the_data(client: Client, store: Path, tmp_path:
         hidden.rename(store)
 
 
+def test_a_scheduler_without_hpv(client: Client, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_version", lambda: lambda: None)
+    with pytest.raises(hpv.InputError, match=r"the scheduler tcp://.* has no hpv, this is hpv .*same version on both"):
+        hpv.fit(store)
+
+
 def test_no_workers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "WAIT_SECONDS", 0.2)
     with LocalCluster(1, processes=False, dashboard_address=":0") as local, Client(local) as client:
         local.scale(0)
         while client.nthreads():
             time.sleep(0.05)
+        with pytest.raises(Stop):  # told to end while it waits
+            hpv.fit(store, progress=StopAfter(1, stop))
         with pytest.raises(hpv.InputError, match="has no workers; start some"):
             hpv.fit(store)
 

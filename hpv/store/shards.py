@@ -31,8 +31,9 @@ class ShardState:
         if not self.missing and not self.unfinished:
             return f"all {self.of} shards are there, run hpv merge"
         parts = [(self.missing, "missing"), (self.unfinished, "unfinished")]
+        one = len(self.missing) + len(self.unfinished) == 1
         listed = [_listed(numbers, self.of, what) for numbers, what in parts if numbers]
-        return f"{', '.join(listed)}; run them, then hpv merge"
+        return f"{', '.join(listed)}; run {'it' if one else 'them'}, then hpv merge"
 
 
 def shard_path(out: str | os.PathLike[str], number: int, of: int) -> str:
