@@ -325,7 +325,7 @@ def test_shards_beneath_an_output_that_are_not_its_own(three: Path) -> None:
     with pytest.raises(hpv.InputError, match="shard-2-of-3 and .*shard-3-of-3 are both shard 3 of 3"):
         merge_shards(three)
     shutil.rmtree(two)
-    with pytest.raises(hpv.StoreError, match="shard 2 of 3 is missing; run them"):
+    with pytest.raises(hpv.StoreError, match="shard 2 of 3 is missing; run it"):
         merge_shards(three)
     shutil.move(three.parent / "kept", two)
     shutil.copytree(one, three / "shard-1-of-4")
