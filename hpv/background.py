@@ -83,6 +83,16 @@ class ClosedLayer:
         return convert_keys(self.edges, self.form, form)
 
 
+@dataclass(frozen=True)
+class CountedAt:
+    """What the counts of a background mean: only those that mean the same are added."""
+
+    layers: Mapping[str, tuple[str, str]]
+    """Float format, and digest of the inner edges, of every layer."""
+    by_class: bool
+    min_class_size: int
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """Survivor counts of every node at its edges; made by `hpv.fit`, `hpv.merge` and `hpv.open`.
@@ -120,17 +130,23 @@ class Background:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over edges and counts in a canonical form; the same for equal states, however they were made."""
-        digest = hashlib.sha256(b"hpv background 1")
+        found = hashlib.sha256(b"hpv background 1")
         classes = np.array([], np.int64) if self.classes is None else self.classes
         parts = [self.samples, classes, np.array([self.classes is None, self.min_class_size])]
         for part in parts:
-            digest.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+            found.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
         for name in sorted(self.layers):
             state = self.layers[name]
-            digest.update(f"\0{name}\0{state.form}\0{state.edges.shape}".encode())
+            found.update(f"\0{name}\0{state.form}\0{state.edges.shape}".encode())
             for array in STATE_ARRAYS:
-                digest.update(np.ascontiguousarray(getattr(state, array), dtype="<i8").tobytes())
-        return digest.hexdigest()
+                found.update(np.ascontiguousarray(getattr(state, array), dtype="<i8").tobytes())
+        return found.hexdigest()
+
+    @property
+    def counted_at(self) -> CountedAt:
+        """What its counts mean."""
+        layers = {name: (state.form.name, digest(state.edges)) for name, state in self.layers.items()}
+        return CountedAt(layers, self.classes is not None, self.min_class_size)
 
     @functools.cached_property
     def kept(self) -> dict[tuple[str, ...], Any]:
@@ -326,6 +342,14 @@ class Background:
         return f"<hpv.Background of {quantity(int(self.samples.sum()), 'sample')}{classes}; {layers}>"
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """Names arrays by their contents."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
 def count_dtype(samples: int) -> np.dtype:
     """The integer that survivor counts are kept in."""
     return np.dtype(np.int32 if samples <= LARGEST_INT32 else np.int64)
@@ -361,14 +385,13 @@ def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores
         raise InputError("merge: no backgrounds were given; give at least one.")
     if not all(isinstance(part, Background) for part in parts):
         raise InputError("merge: give backgrounds, as hpv.fit and hpv.open return them.")
+    refuse_others({f"background {number}": part.counted_at for number, part in enumerate(parts, start=1)})
     _refuse_twice(parts)
     return add(parts)
 
 
 def add(parts: Sequence[Background]) -> Background:
-    """The background of the samples of all parts, which are known to be different ones."""
-    for number, part in enumerate(parts[1:], start=2):
-        _check_mergeable(parts[0], part, number)
+    """The background of the samples of all parts, which are known to be different ones counted at the same edges."""
     classes = None
     if parts[0].classes is not None:
         classes = np.unique(np.concatenate([part.classes for part in parts if part.classes is not None]))
@@ -384,7 +407,8 @@ def add(parts: Sequence[Background]) -> Background:
         name: _merge_states([part.layers[name] for part in parts], places, count, int(samples.sum()))
         for name in parts[0].layers
     }
-    return replace(parts[0], layers=layers, samples=samples, classes=classes, path=None)
+    rule = next((part.rule for part in parts if part.rule is not None), None)  # the others were given its edges
+    return replace(parts[0], layers=layers, samples=samples, classes=classes, rule=rule, path=None)
 
 
 def _refuse_twice(parts: Sequence[Background]) -> None:
@@ -413,21 +437,22 @@ def _have_equal_states(one: Background, other: Background) -> bool:
     )
 
 
-def _check_mergeable(first: Background, other: Background, number: int) -> None:
-    """Refuse a background whose counts mean something else than the first one's."""
+def refuse_others(parts: Mapping[str, CountedAt]) -> None:
+    """Refuse to add, under their names, backgrounds whose counts mean something else than those of the first one."""
+    (one, first), *others = parts.items()
     again = "fit it with edges= of the first one, which counts at the same edges."
-    if set(first.layers) != set(other.layers):
-        raise InputError(f"merge: background {number} has the layers {sorted(other.layers)}, the first "
-                         f"{sorted(first.layers)}; {again}")  # fmt: skip
-    if (first.classes is None) != (other.classes is None):
-        raise InputError(f"merge: only one of backgrounds 1 and {number} was fitted by class; fit both alike.")
-    if first.min_class_size != other.min_class_size:
-        raise InputError(f"merge: min_class_size is {first.min_class_size} in background 1 and "
-                         f"{other.min_class_size} in {number}; fit both alike.")  # fmt: skip
-    for name, state in first.layers.items():
-        theirs = other.layers[name]
-        if state.form != theirs.form or not np.array_equal(state.edges, theirs.edges):
-            raise InputError(f"merge: background {number} has other edges in layer {name}; {again}")
+    for other, part in others:
+        if set(first.layers) != set(part.layers):
+            raise InputError(f"merge: {other} has the layers {sorted(part.layers)}, {one} {sorted(first.layers)}; "
+                             f"{again}")  # fmt: skip
+        if first.by_class != part.by_class:
+            raise InputError(f"merge: only one of {one} and {other} was fitted by class; fit both alike.")
+        if first.min_class_size != part.min_class_size:
+            raise InputError(f"merge: min_class_size is {first.min_class_size} in {one} and {part.min_class_size} in "
+                             f"{other}; fit both alike.")  # fmt: skip
+        for name, edges in first.layers.items():
+            if edges != part.layers[name]:
+                raise InputError(f"merge: {other} has other edges in layer {name} than {one}; {again}")
 
 
 def _merge_states(states: list[LayerState], places: list[Any], classes: int, samples: int) -> LayerState:

@@ -47,9 +47,8 @@ if TYPE_CHECKING:
 
 TASK_BYTES = 2**28
 """Activations of a task, at least: some 0.2 seconds of work."""
-MOST_TASKS = 4000
-"""Tasks that a layer, or a score, is divided into."""
 MOST_IN_WAVE = 500
+"""Tasks that the scheduler holds, by twos; how many the whole is divided into it never learns."""
 WAVE_SECONDS = 5.0
 """Waves grow until they take so long: what two of them hold is lost when this process is killed."""
 FAN_IN = 8
@@ -256,9 +255,8 @@ def _bare(source: Activations, *layers: Layer) -> Activations:
 
 
 def _ranges(start: int, stop: int, row: int, height: int) -> Iterator[slice]:
-    """The samples of every task: whole chunks, TASK_BYTES at least and not too many of them."""
-    least = max(TASK_BYTES // max(row, 1), -(-(stop - start) // MOST_TASKS), 1)
-    step = -(-least // height) * height
+    """The samples of every task: whole chunks, TASK_BYTES at least."""
+    step = -(-max(TASK_BYTES // max(row, 1), 1) // height) * height
     at = start
     while at < stop:
         end = min((at + step) // height * height, stop)

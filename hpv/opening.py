@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from hpv import streaming
 from hpv.addresses import absolute_path, is_address
-from hpv.background import STATE_ARRAYS, Background, LayerState, merge
-from hpv.errors import DataError, InputError, StoreError
+from hpv.background import STATE_ARRAYS, Background, CountedAt, LayerState, add, digest, refuse_others
+from hpv.errors import DataError, InputError, StoreError, warn
 from hpv.fitting import Fit, LayerTotals, Place, run_fit
 from hpv.floats import FORMATS, FloatFormat, from_keys, to_keys
 from hpv.pilot import LayerEdges, Rule
@@ -95,17 +95,44 @@ def merge_to_store(
         raise InputError(f"merge: {twice} is given twice; its samples would count double. Give every part once.")
     if absolute_path(out) in places:
         raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
-    parts = []
-    for path in paths:
-        parts.append(open_background(path))
-        (progress or streaming.Quiet()).advance(parts[-1].state_bytes)
-    merged = merge(parts)
-    request = {"command": "merge", "parts": sorted(part.fingerprint for part in parts)}
+    # Whatever order they are given in, they are added in the same one, so that a run that was killed can be continued.
+    stores = sorted((open_store(path, BACKGROUND) for path in paths), key=_fingerprint)
+    refuse_others({store.path: counted_at(store) for store in stores})
+    for one, other in pairwise(stores):
+        if _fingerprint(one) == _fingerprint(other):
+            warn(f"merge: {one.path} and {other.path} have the same counts everywhere; if they are of the same "
+                 "samples, these now count double.")  # fmt: skip
+    request = {"command": "merge", "parts": [_fingerprint(store) for store in stores]}
     with Output.begin(out, BACKGROUND, request, overwrite=overwrite) as output:
         if output.already_complete:
-            return load_background(open_store(out, BACKGROUND)), True
+            return open_background(out), True
+        merged = add_stores(output, stores, progress or streaming.Quiet())
         write_background(output, merged)
     return merged, False
+
+
+def add_stores(output: Output, stores: Sequence[Store], progress: streaming.Progress) -> Background:
+    """The sum of backgrounds that mean the same; two at a time are in memory, and none is added again after a kill."""
+    first, checkpoint = load_background(stores[0]), SumCheckpoint(output)
+    progress.start("merge", first.state_bytes * len(stores))
+    done, total = checkpoint.take(first)
+    progress.skip(first.state_bytes * done)
+    for number, store in enumerate(stores[done:], done + 1):
+        total = add([total, load_background(store)])
+        progress.advance(first.state_bytes)
+        if number < len(stores):
+            checkpoint.keep(number, total)
+    return total
+
+
+def counted_at(store: Store) -> CountedAt:
+    """What the counts of a background mean, from what is noted beside them."""
+    layers = {entry["name"]: (entry["float_format"], entry["edges"]) for entry in store.attributes["layers"]}
+    return CountedAt(layers, "classes" in store, int(store.attributes["min_class_size"]))
+
+
+def _fingerprint(store: Store) -> str:
+    return str(store.attributes["fingerprint"])
 
 
 def fit_request(ready: Fit) -> dict[str, Any]:
@@ -121,14 +148,6 @@ def fit_request(ready: Fit) -> dict[str, Any]:
     return request
 
 
-def digest(*arrays: np.ndarray) -> str:
-    """Names arrays by their contents."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()[:16]
-
-
 def write_background(output: Output, background: Background) -> None:
     """The mergeable state of every layer, and what describes it."""
     arrays = {"samples": background.samples}
@@ -142,8 +161,8 @@ def write_background(output: Output, background: Background) -> None:
     output.finish(
         {
             "layers": [
-                {"name": name, "nodes": state.nodes, "float_format": state.form.name}
-                for name, state in background.layers.items()
+                {"name": name, "nodes": background.layers[name].nodes, "float_format": form, "edges": edges}
+                for name, (form, edges) in background.counted_at.layers.items()
             ],
             "rule": None if background.rule is None else background.rule.as_json(),
             "min_class_size": background.min_class_size,
@@ -240,7 +259,7 @@ class FitCheckpoint:
 
 
 class SumCheckpoint:
-    """Keeps the sum of the first of several backgrounds with the same edges and classes, in one of two places in turn.
+    """Keeps the sum of the first of several backgrounds with the same edges, in one of two places in turn.
 
     A merger reads some 0.2 GB of states in a second: 64 parts of a million nodes take more than a minute.
     """
@@ -261,15 +280,18 @@ class SumCheckpoint:
 
         layers = {name: state(name, ours) for name, ours in first.layers.items()}
         samples = self.output.take(f"{SCRATCH}/{kept['place']}/samples")
-        return kept["parts"], replace(first, layers=layers, samples=samples)
+        classes = None if first.classes is None else self.output.take(f"{SCRATCH}/{kept['place']}/classes")
+        return kept["parts"], replace(first, layers=layers, samples=samples, classes=classes, path=None)
 
     def keep(self, parts: int, total: Background) -> None:
         """Keep the sum of so many, unless something was kept a moment ago."""
         if time.monotonic() - self.saved < streaming.CHECKPOINT_SECONDS:
             return
         place = 1 - self.output.progress.get("place", 1)
-        self.output.discard(f"{SCRATCH}/{place}")  # counts may have been of a smaller type
+        self.output.discard(f"{SCRATCH}/{place}")  # counts may have been of a smaller type, or of fewer classes
         arrays = {f"{SCRATCH}/{place}/samples": total.samples}
+        if total.classes is not None:
+            arrays[f"{SCRATCH}/{place}/classes"] = total.classes
         for layer, state in total.layers.items():
             arrays |= {_sum_in(place, layer, name): getattr(state, name) for name in STATE_ARRAYS[1:]}
         _write_arrays(self.output, arrays)

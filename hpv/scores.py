@@ -16,9 +16,9 @@ import numpy as np
 from hpv import streaming
 from hpv.addresses import absolute_path
 from hpv.backends import get_backend
-from hpv.background import Background
+from hpv.background import Background, digest
 from hpv.errors import DataError, HpvError, InputError, StoreError, warn
-from hpv.opening import check_fingerprint, digest, open_background
+from hpv.opening import check_fingerprint, open_background
 from hpv.planning import SCORE_CHUNK
 from hpv.pvalues import outward, range_tables
 from hpv.resources import quantity

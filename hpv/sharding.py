@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
-from hpv.background import Background, add
+from hpv.background import Background, refuse_others
 from hpv.errors import InputError, StoreError
 from hpv.fitting import Fit, edges_of, run_fit
 from hpv.opening import (
     FitCheckpoint,
-    SumCheckpoint,
+    add_stores,
+    counted_at,
     fit_request,
     load_background,
     merge_to_store,
@@ -195,30 +196,18 @@ def _merge(
     """Write what the shards hold; a kill leaves the shards as they are, or a complete output."""
     stores, progress = _in_order(stores, request), progress or streaming.Quiet()
     kind = stores[0].kind
+    if kind == BACKGROUND:
+        refuse_others({store.path: counted_at(store) for store in stores})
     # The shards lie in the place of the output, which the new store takes when it is complete.
     with Output.begin(out, kind, request, overwrite=overwrite) as output:
         already = output.already_complete
         if not already and kind == BACKGROUND:
-            write_background(output, _add(output, stores, progress))
+            write_background(output, add_stores(output, stores, progress))
         elif not already:
             _Copy(output, stores).run(progress)
             missing = sum(int(store.attributes["missing"]) for store in stores)
             output.finish({**stores[0].attributes, "samples": _total(stores), "missing": missing})
     return _open(open_store(out, kind)), already
-
-
-def _add(output: Output, stores: Sequence[Store], progress: streaming.Progress) -> Background:
-    """The background of all shards, of which two at a time are in memory; what an earlier run added up is not again."""
-    first, checkpoint = load_background(stores[0]), SumCheckpoint(output)
-    progress.start("merge", first.state_bytes * len(stores))
-    done, total = checkpoint.take(first)
-    progress.skip(first.state_bytes * done)
-    for number, store in enumerate(stores[done:], done + 1):
-        total = add([total, load_background(store)])
-        progress.advance(first.state_bytes)
-        if number < len(stores):
-            checkpoint.keep(number, total)
-    return total
 
 
 def _open(store: Store) -> Background | Scores:

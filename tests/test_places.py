@@ -8,6 +8,7 @@ import http.server
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -774,6 +775,16 @@ def test_no_way_there(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for address in (f"{s3}/a", f"{url}/a"):
             with pytest.raises(hpv.StoreError, match=rf"{address}: no connection \(.*\); check the network"):
                 hpv.open(address)
+
+
+def test_no_way_there_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the requests that are on their way at the same time one fails first; the others end without a word."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    command = [sys.executable, "-m", "hpv", "info", f"{s3}/a"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: {s3}/a: no connection .*; check the network and the endpoint\.\n", done.stderr)
 
 
 def test_a_write_that_fails(s3: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpv
-from hpv import sharding, streaming
+from hpv import opening, sharding, streaming
 from hpv.cli import main
 from hpv.fitting import prepare_fit
 from hpv.opening import fit_to_store, open_background
@@ -461,7 +461,7 @@ def test_a_merger_of_backgrounds_goes_on_where_it_was(
     monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.background.LARGEST_INT32", 100)
     read: list[str] = []
-    load = sharding.load_background
+    load = opening.load_background
 
     def noting(store: Any) -> hpv.Background:
         if len(read) in (3, 7):
@@ -470,7 +470,7 @@ def test_a_merger_of_backgrounds_goes_on_where_it_was(
         read.append(store.path.rpartition("/")[2])
         return load(store)
 
-    monkeypatch.setattr(sharding, "load_background", noting)
+    monkeypatch.setattr(opening, "load_background", noting)
     for _ in range(2):
         with pytest.raises(Kill):
             merge_shards(tmp_path / "out")
@@ -478,7 +478,56 @@ def test_a_merger_of_backgrounds_goes_on_where_it_was(
     assert isinstance(merged, hpv.Background)
     assert merged.fingerprint == data.background.fingerprint
     numbers = [name.split("-")[1] if "-" in name else name for name in read]
-    assert numbers == ["1", "2", "3", "killed", "1", "4", "5", "killed", "1", "6", "7", "out"]
+    assert numbers == ["1", "2", "3", "killed", "1", "4", "5", "killed", "1", "6", "7"]
+
+
+def values(data: SimpleNamespace, rows: slice) -> dict[str, np.ndarray]:
+    """Some of the samples, in memory."""
+    group = zarr.open_group(data.source, mode="r")
+    return {name: np.asarray(group[name][rows]) for name in ("relu", "head")}
+
+
+def test_a_merger_of_parts_goes_on_where_it_was(
+    data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given in another order the second time; the classes of the parts differ."""
+    parts = [slice(start, start + 30) for start in range(0, 210, 30)]
+    labels = np.arange(210) // 45
+    first = hpv.fit(values(data, parts[0]), labels=labels[parts[0]], min_class_size=5)
+    expected = hpv.fit(values(data, slice(210)), labels=labels, edges=first, min_class_size=5)
+    for number, rows in enumerate(parts):
+        part = hpv.fit(values(data, rows), labels=labels[rows], edges=first, min_class_size=5)
+        part.save(tmp_path / str(number))
+    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    read: list[str] = []
+    load = opening.load_background
+
+    def noting(store: Any) -> hpv.Background:
+        if len(read) == 4:
+            read.append("killed")
+            raise Kill
+        read.append(store.path)
+        return load(store)
+
+    monkeypatch.setattr(opening, "load_background", noting)
+    paths = [tmp_path / str(number) for number in range(7)]
+    with pytest.raises(Kill):
+        merge_parts(paths, tmp_path / "all")
+    merged, already = merge_parts(paths[::-1], tmp_path / "all")
+    assert isinstance(merged, hpv.Background)
+    assert (merged.fingerprint, already) == (expected.fingerprint, False)
+    assert hpv.open(tmp_path / "all").fingerprint == expected.fingerprint
+    again = read.pop(5)
+    assert (read[0], read.pop(4), len(set(read)), len(read)) == (again, "killed", 8, 8)  # 7 parts, and the whole
+    assert merge_parts(paths, tmp_path / "all")[1]
+
+
+def test_parts_that_do_not_belong_together_leave_nothing_behind(data: SimpleNamespace, tmp_path: Path) -> None:
+    hpv.fit(values(data, slice(100))).save(tmp_path / "1")
+    hpv.fit(values(data, slice(100, None))).save(tmp_path / "2")
+    with pytest.raises(hpv.InputError, match=r"merge: \S+/[12] has other edges in layer \w+ than \S+/[12]; fit"):
+        merge_parts([tmp_path / "1", tmp_path / "2"], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
 
 
 # --- the command line ---

@@ -7,17 +7,19 @@ such as ``AWS_ENDPOINT_URL``, AWS profiles, fsspec's configuration files.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import errno
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import _get_loop, sync
+from zarr.core.sync import loop as zarrs_loop
 from zarr.storage import FsspecStore
 
 from hpv.errors import DataError, InputError
@@ -33,6 +35,8 @@ RETRY_SECONDS = (0.2, 1.0)
 """Waits before a request is repeated."""
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Answers of a web server that may be others a moment later."""
+_END_SECONDS = 2.0
+"""For requests that nobody waits for any more, at the end of the program."""
 _AT_ONCE = 32
 """Questions for the existence of objects."""
 
@@ -307,3 +311,21 @@ def _code(error: BaseException) -> str | None:
         if isinstance(response, dict):
             return response.get("Error", {}).get("Code")
     return None
+
+
+@atexit.register
+def _end_requests() -> None:
+    """Cancel what is on its way at the end: of several requests Zarr lets go of the others when one fails.
+
+    Else they are taken apart with the interpreter, and each complains.
+    """
+
+    async def cancel() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    if zarrs_loop[0] is not None:
+        with suppress(Exception):
+            sync(cancel(), timeout=_END_SECONDS)
