@@ -227,11 +227,13 @@ def test_backgrounds_that_do_not_add_up(background, by_class, layered):
     with pytest.raises(hpv.InputError, match=r"merge: background 2 has the layers \['conv', 'hidden'\], background 1"):
         hpv.merge([background, layered])
     with pytest.raises(
-        hpv.InputError, match="merge: only one of backgrounds 1 and 2 was fitted by class; fit both alike"
+        hpv.InputError, match="merge: only one of background 1 and background 2 was fitted by class; fit both alike"
     ):
         hpv.merge([background, by_class])
     other = hpv.fit(VALUES, labels=CLASSES, edges=by_class, min_class_size=7)
-    with pytest.raises(hpv.InputError, match="merge: min_class_size is 100 in background 1 and 7 in 2; fit both alike"):
+    with pytest.raises(
+        hpv.InputError, match="merge: min_class_size is 100 in background 1 and 7 in background 2; fit both alike"
+    ):
         hpv.merge([by_class, other])
 
 
