@@ -153,6 +153,10 @@ class Background:
         """What earlier answers were looked up in, for the next ones."""
         return {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made again: tables of a GPU go to no other process."""
+        return {name: value for name, value in self.__dict__.items() if name != "kept"}
+
     @functools.cached_property
     def groups(self) -> list[int]:
         """Indices of the classes that have counts of their own; the others use the pooled ones."""
@@ -193,11 +197,12 @@ class Background:
 
     # --- what it answers ---
 
-    def encode(self, x: Any, out: Any = None) -> Any:
+    def encode(self, x: Any, out: Any = None, backend: str = "auto") -> Any:
         """Code of every value: the number of the node's edges that it reaches, one byte; 255 for NaN.
 
         ``x``: activations (samples, nodes) as `hpv.fit` takes them, or a mapping from layer to them (then the result
-        is one, too). ``out``: a uint8 array to write to (or a mapping of them). Returns uint8 (samples, nodes).
+        is one, too). ``out``: a uint8 array to write to (or a mapping of them). Returns uint8 (samples, nodes), on the
+        GPU where the activations are on one. ``backend``: as for `hpv.fit`.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.arange(100.0).reshape(100, 1), edges=[25, 50, 75])
@@ -206,15 +211,23 @@ class Background:
         """
         from hpv import querying
 
-        return querying.encode(self, x, out)
+        return querying.encode(self, x, out, backend)
 
-    def pvalues(self, x: Any, tail: str = "right", dtype: str = "float32", labels: Any = None, out: Any = None) -> Any:
+    def pvalues(
+        self,
+        x: Any,
+        tail: str = "right",
+        dtype: str = "float32",
+        labels: Any = None,
+        out: Any = None,
+        backend: str = "auto",
+    ) -> Any:
         """P-value range of every value: (pmin, pmax), each (samples, nodes).
 
         The exact empirical p-value range of the value lies inside. float32 is rounded outward, float64 is exact.
         ``labels``: a class for each sample, whose own counts answer (pooled ones where the class is not fitted or too
         small); without labels the pooled counts answer for all samples, also where there are classes. ``out``: a pair
-        of arrays to write to.
+        of arrays to write to. The result is on the GPU where the activations are on one. ``backend``: as for `hpv.fit`.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.arange(99.0).reshape(99, 1), edges=[25, 50, 75])
@@ -224,7 +237,7 @@ class Background:
         """
         from hpv import querying
 
-        return querying.pvalues(self, x, tail, dtype, labels, out)
+        return querying.pvalues(self, x, tail, dtype, labels, out, backend)
 
     def scan(
         self,
@@ -238,13 +251,14 @@ class Background:
         layers: Sequence[str] | None = None,
         labels: Any = None,
         against: str | None = None,
+        backend: str = "auto",
     ) -> ScanResult:
         """Scan score of every sample, and the nodes behind it.
 
         ``statistic``: berk_jones, higher_criticism or kolmogorov_smirnov. ``form``: the best ``subset`` of the nodes,
         or the ``whole`` sample. ``alphas``: every distinct pmax (``all``) or a ``grid`` of 255 thresholds, whose score
         never exceeds the exact one. ``against``: the sample's ``own`` class (default where there are classes; needs
-        labels), the class with the ``lowest`` score, or the ``pooled`` counts.
+        labels), the class with the ``lowest`` score, or the ``pooled`` counts. ``backend``: as for `hpv.fit`.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 50)))
@@ -256,7 +270,7 @@ class Background:
 
         return querying.scan(
             self, x, layers=layers, labels=labels, against=against, statistic=statistic,
-            tail=tail, form=form, alphas=alphas, alpha_max=alpha_max,
+            tail=tail, form=form, alphas=alphas, alpha_max=alpha_max, backend=backend,
         )  # fmt: skip
 
     def quantile(self, q: float | Sequence[float]) -> Any:

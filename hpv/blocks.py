@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from hpv.buffers import Buffers
 from hpv.sources import Layer
-from hpv.streaming import Buffers
 
 
 @dataclass(frozen=True)
 class Block:
     """A rectangle of a layer in memory."""
 
-    bits: np.ndarray
-    """C-contiguous (samples, columns), the values viewed as signed integers."""
+    bits: Any
+    """C-contiguous (samples, columns), the values viewed as signed integers: a numpy array, or on a GPU."""
     first: int
     """Column of the first node asked for."""
 
@@ -30,6 +31,8 @@ def in_place(layer: Layer, rows: slice) -> np.ndarray | None:
 
 def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Block:
     """Some samples of some nodes; without a copy where that is possible."""
+    if buffers.on_device and layer.on_device:
+        return Block(layer.bits_on_device(rows), tile.start)
     whole = in_place(layer, rows)
     if whole is not None:
         return Block(whole, tile.start)

@@ -19,13 +19,13 @@ from weakref import WeakSet
 import numpy as np
 
 import hpv
-from hpv.backends import get_backend
 from hpv.background import Background, LayerState
 from hpv.errors import DataError, InputError, StoppedError
 from hpv.fitting import (
     Checkpoint,
     Fit,
     LayerTotals,
+    choose_backend,
     class_sizes,
     empty_totals,
     finish_fit,
@@ -86,7 +86,7 @@ def score_on_cluster(
         def send(rows: slice) -> Future:
             what = _ScoreTask(
                 _bare(ready.source.part(rows)), rows.start, ready.pairs, ready.options, ready.keep, ready.group[rows],
-                cluster.memory, write_codes,
+                cluster.memory, write_codes, ready.asked,
             )  # fmt: skip
             return work.submit("score", what, background)
 
@@ -107,9 +107,12 @@ class _ScoreTask:
     group: np.ndarray
     memory: int
     write_codes: WriteCodes | None
+    backend: str
 
     def __call__(self, background: Background) -> tuple[slice, Results, int]:
-        ready = part_of_score(background, self.source, self.pairs, self.options, self.keep, self.group, self.memory)
+        ready = part_of_score(
+            background, self.source, self.pairs, self.options, self.keep, self.group, self.memory, self.backend
+        )
         parts: list[tuple[slice, Results, int]] = []
         keep = None if self.write_codes is None else self.write_codes.at(self.first, background)
         run_score(ready, Quiet(), lambda *part: parts.append(part), keep)
@@ -181,7 +184,7 @@ def _count(
 
         def send(rows: slice) -> Future:
             group = None if ready.classes is None else ready.group[rows]
-            what = _CountTask(source.part(rows), ready.classes, group, cluster.memory)
+            what = _CountTask(source.part(rows), ready.classes, group, cluster.memory, ready.asked)
             return work.submit(f"count {layer.name}", what, held)
 
         def add_up(sent: Sequence[Future]) -> Sequence[Future]:
@@ -209,15 +212,17 @@ class _CountTask:
     classes: np.ndarray | None
     group: np.ndarray | None
     memory: int
+    backend: str
 
     def __call__(self, edges: LayerEdges) -> tuple[np.ndarray, LayerState]:
         classes = 1 if self.classes is None else len(self.classes)
+        backend, widest = choose_backend(self.backend, self.source), edges.keys.shape[1] + 2
         plan = plan_fit(
-            self.source, None, classes=classes, memory=self.memory, threads=1, edges=edges.keys.shape[1] + 2
+            self.source, None, classes=classes, memory=self.memory, threads=1, edges=widest, room=backend.room()
         )
         (name,) = self.source.layers
         group = np.zeros(self.source.samples, np.int64) if self.group is None else self.group
-        ready = Fit(self.source, None, {name: edges}, self.classes, group, 1, plan, get_backend("auto"))
+        ready = Fit(self.source, None, {name: edges}, self.classes, group, 1, plan, backend, self.backend)
         found = run_fit(ready, Quiet())
         return found.samples, found.layers[name]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from hpv import streaming
-from hpv.backends import Backend, Counted, get_backend
+from hpv.backends import Backend, Counted, check_name, get_backend
 from hpv.background import Background, LayerState, count_dtype, layer_edges
 from hpv.blocks import read_block
 from hpv.errors import DataError, HpvError, InputError
@@ -39,6 +39,8 @@ class Fit:
     min_class_size: int
     plan: Plan
     backend: Backend
+    asked: str
+    """Name of the backend, which workers of a cluster look for at their own place."""
 
 
 def fit(
@@ -70,6 +72,8 @@ def fit(
     ``by_class``: keep counts per class, by ``labels`` (one integer per sample) or those of the activation store; labels
     alone imply it. A class with fewer than ``min_class_size`` samples answers with the pooled counts.
     ``memory``: bytes or text such as "2GiB", above what the imports take. ``threads``: default all allowed.
+    ``backend``: ``cpu``, ``cuda`` (an NVIDIA GPU, with the extra ``cuda`` or ``cuda12``), or ``auto``: the GPU for what
+    is there, and for large data if there is one. All give the same integers.
 
     >>> import numpy as np, hpv
     >>> hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
@@ -107,12 +111,21 @@ def prepare_fit(
     classes, group = _classes(source, by_class or labels is not None, labels)
     given = None if edges is None else _given_edges(source, edges)
     widest = None if given is None else max(layer.keys.shape[1] for layer in given.values()) + 2
+    chosen = choose_backend(backend, source)
     plan = plan_fit(
         source, None if given else rule, classes=1 if classes is None else len(classes),
-        memory=memory, threads=threads, edges=widest,
+        memory=memory, threads=threads, edges=widest, room=chosen.room(),
     )  # fmt: skip
     placed: Rule | None = rule if given is None else getattr(edges, "rule", None)
-    return Fit(source, placed, given, classes, group, int(min_class_size), plan, get_backend(backend))
+    return Fit(source, placed, given, classes, group, int(min_class_size), plan, chosen, backend)
+
+
+def choose_backend(name: str, source: Activations) -> Backend:
+    """The backend for these activations; where workers of a cluster do the work, each chooses its own."""
+    if source.is_portable and streaming.active_client() is not None:
+        check_name(name)
+        return get_backend("cpu")
+    return get_backend(name, source.values, source.on_device)
 
 
 def check_labels(labels: Any, samples: int) -> np.ndarray:
@@ -353,7 +366,7 @@ def _count_segment(
     Only so much of the range as can be counted until the next checkpoint: the sample where it ended comes first.
     """
     counter = ready.backend.make_counter(keys, layer.form)
-    buffers = streaming.Buffers()
+    buffers = ready.backend.make_buffers()
     width = (tile.stop - tile.start) * layer.form.key.itemsize
 
     threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.least))

@@ -27,6 +27,8 @@ class Layer:
 
     in_memory = False
     """``read`` gives views and needs no buffer."""
+    on_device = False
+    """On a GPU: ``bits_on_device`` gives views there, ``read`` copies."""
     is_portable = False
     """A pickle of it is small, and reads the same values in another process that sees the same files."""
 
@@ -78,6 +80,14 @@ class Layer:
     def part(self, rows: slice) -> Layer:
         """Consecutive samples of it."""
         return PartLayer(self, rows)
+
+    def bits_on_device(self, rows: slice) -> Any:
+        """Some samples as signed integers (samples, nodes) where they are, on a GPU: what its backend reads."""
+        raise NotImplementedError
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        """An array for results beside the values."""
+        return np.empty(shape, dtype)
 
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """A block (samples, nodes) in ``form.storage``, each row's values side by side.
@@ -188,15 +198,77 @@ class StoredLayer(Layer):
 
 
 class TensorLayer(Layer):
-    """A torch tensor on another device, copied to this one block by block."""
+    """A torch tensor on another device; what is not done there is copied to this one block by block."""
+
+    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+        super().__init__(name, origin, array, form)
+        self.on_device = array.is_cuda
+
+    @property
+    def device(self) -> str:
+        """Where the tensor is."""
+        return str(self._array.device)
 
     @property
     def identity(self) -> dict[str, Any]:
         """With a hash of the values."""
         return {**super().identity, "values": hash_of(self)}
 
+    def bits_on_device(self, rows: slice) -> Any:
+        """See `Layer`; copied on the GPU where values do not lie side by side."""
+        from hpv.backends.cuda import of_tensor
+
+        return of_tensor(self._array[rows].flatten(1).contiguous(), self.form.key)
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        """A tensor beside the values."""
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=self._array.device)
+
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         block = numpy_of(self._array[selection].cpu())
+        return block if block.ndim > 2 else _contiguous(block, self.form, out)
+
+
+class DeviceLayer(Layer):
+    """Another library's array on a GPU: what has ``__cuda_array_interface__``, or came by DLPack."""
+
+    on_device = True
+
+    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+        """``array``: of numba."""
+        super().__init__(name, origin, array, form)
+        if not array.is_c_contiguous():
+            raise InputError(f"{origin}: an array on a GPU whose values do not lie side by side (C order); give a "
+                             "contiguous copy.")  # fmt: skip
+
+    @property
+    def device(self) -> str:
+        """Where the array is."""
+        from hpv.backends.cuda import device_of
+
+        return f"cuda:{device_of(self._array)}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With a hash of the values."""
+        return {**super().identity, "values": hash_of(self)}
+
+    def bits_on_device(self, rows: slice) -> Any:
+        """See `Layer`."""
+        from hpv.backends.cuda import of_array
+
+        return of_array(self._array[rows.start : rows.stop], self.shape[1], self.form.key)
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        """An array of numba beside the values; others read it by ``__cuda_array_interface__``."""
+        from hpv.backends.cuda import empty
+
+        return empty(shape, dtype, self._array)
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        rows, columns = selection
+        block = self._array[rows.start : rows.stop].copy_to_host()[:, columns]
         return block if block.ndim > 2 else _contiguous(block, self.form, out)
 
 
@@ -274,7 +346,7 @@ class PartLayer(Layer):
 
     def __init__(self, whole: Layer, rows: slice) -> None:
         self.name, self.origin, self.form = whole.name, whole.origin, whole.form
-        self.in_memory, self.is_portable = whole.in_memory, whole.is_portable
+        self.in_memory, self.is_portable, self.on_device = whole.in_memory, whole.is_portable, whole.on_device
         self._whole, self._start, self._samples = whole, rows.start, rows.stop - rows.start
 
     @property
@@ -310,6 +382,14 @@ class PartLayer(Layer):
     def identity(self) -> dict[str, Any]:
         """With the first sample, and the one after the last."""
         return {**self._whole.identity, "part": [self._start, self._start + self._samples]}
+
+    def bits_on_device(self, rows: slice) -> Any:
+        """See `Layer`."""
+        return self._whole.bits_on_device(slice(self._start + rows.start, self._start + rows.stop))
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        """See `Layer`."""
+        return self._whole.empty(shape, dtype)
 
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """See `Layer`."""

@@ -19,6 +19,8 @@ COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""
+LEAST_ROOM = 64 * MIB
+"""Of a GPU's memory."""
 TALLY_SHARE = 8
 """One part in so many of the budget is for tallies."""
 SPARE_EDGES = 8
@@ -110,13 +112,17 @@ def plan_fit(
     memory: int | str | None = None,
     threads: int | None = None,
     edges: int | None = None,
+    room: int | None = None,
 ) -> Plan:
-    """The plan of a fit: ``rule`` proposes the edges, or ``edges`` of each node are given."""
+    """The plan of a fit: ``rule`` proposes the edges, or ``edges`` of each node are given.
+
+    ``room``: bytes for blocks and tables where that is not this process's memory.
+    """
     budget, workers = bytes_of(memory), thread_count(threads)
     count = edges if edges is not None else (rule.bins if rule else 32) + SPARE_EDGES
     count = min(count, 254)
     state = sum(_state_bytes(layer, count, classes) for layer in source.layers.values())
-    usable = _usable(budget, state, "the state of all layers")
+    usable = _within(_usable(budget, state, "the state of all layers"), room)
     layers, peak = [], 0
     for layer in source.layers.values():
         itemsize = layer.form.key.itemsize
@@ -146,14 +152,15 @@ def plan_score(
     threads: int | None = None,
     levels: int = 257,
     groups: int = 1,
+    room: int | None = None,
 ) -> Plan:
-    """The plan of a score: ``kept`` bytes are written per value, ``scores`` results per sample."""
+    """The plan of a score: ``kept`` bytes are written per value, ``scores`` results per sample; see `plan_fit`."""
     budget, workers = bytes_of(memory), thread_count(threads)
     of_sample = tails * groups * levels * 4
-    room = max(budget // TALLY_SHARE // of_sample, 1)
-    tallies = min(room, source.samples) * of_sample
+    largest = max(budget // TALLY_SHARE // of_sample, 1)
+    tallies = min(largest, source.samples) * of_sample
     held = background.state_bytes + tallies
-    usable = _usable(budget, background.state_bytes, "the background", tallies)
+    usable = _within(_usable(budget, background.state_bytes, "the background", tallies), room)
     per_node = {}
     for name, theirs in pairs.items():
         entries = background.layers[name].edges.shape[1] + 4
@@ -161,7 +168,7 @@ def plan_score(
         per_node[name] = (1 + len(background.groups)) * entries * (8 * 4 + tails * 4) + entries * itemsize * 2
     tables = sum(each * background.layers[name].nodes for name, each in per_node.items())
     layers = [source.layers[theirs] for theirs in pairs.values()]
-    most, nodes = max(room // workers, 1), sum(one.shape[1] for one in layers)
+    most, nodes = max(largest // workers, 1), sum(one.shape[1] for one in layers)
     every = Walk(0, workers, usable, kept=kept, all_nodes=nodes, most=most)
     apart = [every._replace(per_node=each, apart=True) for each in per_node.values()]
     at_once = every._replace(usable=usable - tables, windows=sum(one.reads_whole for one in layers))
@@ -228,6 +235,18 @@ def _usable(budget: int, state: int, what: str, aside: int = 0) -> int:
             f"{human(enough - state)}; give at least {human(enough)}."
         )
     return usable
+
+
+def _within(usable: int, room: int | None) -> int:
+    """What both memories have room for."""
+    if room is None:
+        return usable
+    if room < LEAST_ROOM:
+        raise InputError(
+            f"the GPU has {human(room)} left, blocks and tables need at least {human(LEAST_ROOM)}; end what else uses "
+            "it, or give backend='cpu'."
+        )
+    return min(usable, room)
 
 
 def plan(

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpv import streaming
 from hpv.blocks import Block, in_place, read_block
+from hpv.buffers import Buffers
 from hpv.floats import FloatFormat
 from hpv.kernels.coding import padded_rows
 from hpv.kernels.lanes import ROWS
@@ -115,7 +116,7 @@ class _Pilot:
         self.layer, self.rule, self.progress = layer, rule, progress
         self.pieces = [part for run in plan.pilot for part in streaming.blocks(run, plan.block)]
         self.starts = np.cumsum([0, *(part.stop - part.start for part in self.pieces)])
-        self.buffers = streaming.Buffers()
+        self.buffers = Buffers()  # edges are found by the processor
 
     @property
     def samples(self) -> int:

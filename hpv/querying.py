@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from hpv import streaming
-from hpv.backends import coded_samples, get_backend
+from hpv.backends import Backend, coded_samples, get_backend
 from hpv.background import Background, check_layers
 from hpv.blocks import Block, read_block
+from hpv.buffers import Buffers
 from hpv.errors import InputError
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat, keys_as_float64
@@ -28,36 +29,37 @@ SMALL = 2**18
 """Values that one thread has done before others would have started."""
 
 
-def encode(background: Background, x: Any, out: Any) -> Any:
+def encode(background: Background, x: Any, out: Any, backend: str = "auto") -> Any:
     """See `Background.encode`."""
     source = open_activations(x)
-    results = {}
+    chosen, results = get_backend(backend, source.values, source.on_device), {}
     for name, theirs in check_layers(background, source).items():
         layer = source.layers[theirs]
-        codes = _result(_given(out, source, theirs), layer.shape, np.uint8, f"out of layer {theirs}")
+        codes = _result(_given(out, source, theirs), layer, chosen, np.dtype(np.uint8), f"out of layer {theirs}")
         for tile in _tiles(layer):
-            _encode_tile(background, name, layer, tile, codes)
+            _encode_tile(background, name, layer, tile, codes, chosen)
         results[theirs] = codes
     return _answer(results, source)
 
 
-def _encode_tile(background: Background, name: str, layer: Layer, tile: slice, codes: np.ndarray) -> None:
-    backend, buffers = get_backend(), streaming.Buffers()
-    coder = _coder(background, name, tile, layer.form)
+def _encode_tile(background: Background, name: str, layer: Layer, tile: slice, codes: Any, backend: Backend) -> None:
+    buffers = backend.make_buffers()
+    coder = _coder(background, name, tile, layer.form, backend)
     width = tile.stop - tile.start
 
     def work(block: Block, rows: slice) -> None:
         if width == layer.shape[1]:
             backend.encode(coder, block.bits, block.first, codes[rows])
         else:
-            part = buffers.get("codes", (rows.stop - rows.start, width), np.uint8)
+            shape = rows.stop - rows.start, width
+            part = _space(block, layer, buffers, "codes", shape, codes.dtype)
             backend.encode(coder, block.bits, block.first, part)
             codes[rows, tile] = part
 
-    _walk(layer, tile, work)
+    _walk(layer, tile, buffers, work)
 
 
-def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, out: Any) -> Any:
+def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, out: Any, backend: str = "auto") -> Any:
     """See `Background.pvalues`."""
     check_tail(tail)
     kind = _result_dtype(dtype)
@@ -67,7 +69,7 @@ def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, 
         if background.classes is None:
             raise InputError("labels: the background has no classes; fit it with by_class=True, or leave labels out.")
         group = background.group_of(check_labels(labels, source.samples))
-    results = {}
+    chosen, results = get_backend(backend, source.values, source.on_device), {}
     for name, theirs in check_layers(background, source).items():
         layer = source.layers[theirs]
         given, what = _given(out, source, theirs), f"out of layer {theirs}"
@@ -75,9 +77,9 @@ def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, 
             given = None, None
         elif not isinstance(given, Sequence | np.ndarray) or len(given) != 2:
             raise InputError(f"{what}: give a pair of arrays, for pmin and pmax.")
-        pair = tuple(_result(one, layer.shape, kind, what) for one in given)
+        pair = tuple(_result(one, layer, chosen, kind, what) for one in given)
         for tile in _tiles(layer):
-            _fill_ranges(background, name, layer, tile, tail, group, pair)
+            _fill_ranges(background, name, layer, tile, tail, group, pair, kind, chosen)
         results[theirs] = pair
     return _answer(results, source)
 
@@ -93,12 +95,12 @@ def _result_dtype(dtype: Any) -> np.dtype:
 
 
 def _fill_ranges(
-    background: Background, name: str, layer: Layer, tile: slice, tail: str, group: np.ndarray, pair: Any
-) -> None:
-    backend, buffers = get_backend(), streaming.Buffers()
-    kind, width = pair[0].dtype, tile.stop - tile.start
-    coder = _coder(background, name, tile, layer.form)
-    ranges = _ranges(background, name, tile, tail, kind, layer.form)
+    background: Background, name: str, layer: Layer, tile: slice, tail: str, group: np.ndarray, pair: Any,
+    kind: np.dtype, backend: Backend,
+) -> None:  # fmt: skip
+    buffers, width = backend.make_buffers(), tile.stop - tile.start
+    coder = _coder(background, name, tile, layer.form, backend)
+    ranges = _ranges(background, name, tile, tail, kind, layer.form, backend)
 
     def codes(shape: tuple[int, int]) -> np.ndarray:
         return buffers.get("codes", shape, np.uint8)
@@ -111,11 +113,16 @@ def _fill_ranges(
         for piece in streaming.blocks(slice(0, rows.stop - rows.start), coded_samples(width)):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
             shape = (piece.stop - piece.start, width)
-            parts = buffers.get("pmin", shape, kind), buffers.get("pmax", shape, kind)
+            parts = tuple(_space(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
             backend.ranges(coder, ranges, block.bits[piece], block.first, group[at], codes, parts)
             pair[0][at, tile], pair[1][at, tile] = parts
 
-    _walk(layer, tile, work)
+    _walk(layer, tile, buffers, work)
+
+
+def _space(block: Block, layer: Layer, buffers: Buffers, purpose: str, shape: tuple[int, int], dtype: np.dtype) -> Any:
+    """An array for the results of a block, beside it."""
+    return buffers.get(purpose, shape, dtype) if isinstance(block.bits, np.ndarray) else layer.empty(shape, dtype)
 
 
 def _tiles(layer: Layer) -> list[slice]:
@@ -123,25 +130,27 @@ def _tiles(layer: Layer) -> list[slice]:
     return list(streaming.blocks(slice(0, layer.shape[1]), TILE_NODES))
 
 
-def _coder(background: Background, name: str, tile: slice, form: FloatFormat) -> Any:
+def _coder(background: Background, name: str, tile: slice, form: FloatFormat, backend: Backend) -> Any:
     """The coder of some nodes; kept with the background where it is small, for the next call."""
 
     def make() -> Any:
-        return get_backend().make_coder(background.closed(name, tile).edges_for(form), form)
+        return backend.make_coder(background.closed(name, tile).edges_for(form), form)
 
-    return _kept(background, name, ("coder", name, form.name), make)
+    return _kept(background, name, ("coder", backend.name, name, form.name), make)
 
 
-def _ranges(background: Background, name: str, tile: slice, tail: str, kind: np.dtype, form: FloatFormat) -> Any:
+def _ranges(
+    background: Background, name: str, tile: slice, tail: str, kind: np.dtype, form: FloatFormat, backend: Backend
+) -> Any:
     """pmin and pmax by group, node and code, as float64 or as float32 rounded outward; kept like coders."""
 
     def make() -> Any:
         closed = background.closed(name, tile)
         tables = range_tables(closed.survivors, closed.counted, tail)
         tables = outward(*tables) if kind == np.float32 else tables
-        return get_backend().make_ranges(tables, closed.edges_for(form), form)
+        return backend.make_ranges(tables, closed.edges_for(form), form)
 
-    return _kept(background, name, ("ranges", name, tail, kind.name, form.name), make)
+    return _kept(background, name, ("ranges", backend.name, name, tail, kind.name, form.name), make)
 
 
 def _kept(background: Background, name: str, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
@@ -154,12 +163,13 @@ def _kept(background: Background, name: str, key: tuple[str, ...], make: Callabl
 
 def scan(
     background: Background, x: Any, *, layers: Any, labels: Any, against: Any, statistic: str, tail: str, form: str,
-    alphas: str, alpha_max: float,
+    alphas: str, alpha_max: float, backend: str = "auto",
 ) -> ScanResult:  # fmt: skip
     """See `Background.scan`."""
     ready = prepare_score(
         background, x, statistics=(statistic,), tails=(tail,), forms=(form,), alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=(), memory=max(GIB, 4 * background.state_bytes),
+        backend=backend,
     )  # fmt: skip
     parts: list[Any] = []
     run_score(ready, streaming.Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))
@@ -176,11 +186,11 @@ def scan(
         found = {}
         for name, theirs in ready.pairs.items():
             layer, parts = ready.source.layers[theirs], []
-            block = read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), streaming.Buffers())
+            block, backend = read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), Buffers()), get_backend("cpu")
             for piece, closed in ready.background.pieces(name):
                 codes = np.empty((1, closed.nodes), np.uint8)
-                coder = ready.scanner.backend.make_coder(closed.edges_for(layer.form), layer.form)
-                ready.scanner.backend.encode(coder, block.bits, block.first + piece.start, codes)
+                coder = backend.make_coder(closed.edges_for(layer.form), layer.form)
+                backend.encode(coder, block.bits, block.first + piece.start, codes)
                 parts.append(piece.start + subset_nodes(closed, codes[0], group, tail, alpha[i]))
             found[name] = np.concatenate(parts)
         return found
@@ -222,14 +232,16 @@ def _quantile(closed: Any, q: Fraction) -> tuple[np.ndarray, np.ndarray]:
     return values[0], values[1]
 
 
-def _walk(layer: Layer, tile: slice, work: Callable[[Block, slice], None]) -> None:
+def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, slice], None]) -> None:
     """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
     samples, nodes = layer.shape[0], tile.stop - tile.start
+    if buffers.on_device and layer.on_device:
+        work(read_block(layer, slice(0, samples), tile, buffers), slice(0, samples))
+        return
     threads = 1 if samples * nodes < SMALL else thread_count(None)
     largest, least = (
         max(size // 64, 1) * 64 for size in block_samples(nodes * layer.form.key.itemsize, layer.in_memory)
     )
-    buffers = streaming.Buffers()
     parts = streaming.Queue(slice(0, samples), largest, least, threads)
 
     def task(_: int) -> None:
@@ -250,13 +262,25 @@ def _given(out: Any, source: Activations, layer: str) -> Any:
     return out
 
 
-def _result(given: Any, shape: tuple[int, int], dtype: Any, what: str) -> np.ndarray:
-    """The array to write to: the caller's, if it fits."""
+def _result(given: Any, layer: Layer, backend: Backend, dtype: np.dtype, what: str) -> Any:
+    """The array to write to: the caller's, if it fits; beside the values where they stay on a GPU."""
+    shape, on_device = layer.shape, layer.on_device and backend.make_buffers().on_device
     if given is None:
-        return np.empty(shape, dtype)
+        return layer.empty(shape, dtype) if on_device else np.empty(shape, dtype)
+    if on_device:
+        return _result_on_device(given, shape, dtype, what)
     fits = isinstance(given, np.ndarray) and given.shape == tuple(shape) and given.dtype == dtype
     if not fits or not given.flags.c_contiguous or not given.flags.writeable:
         raise InputError(f"{what}: give a C-contiguous, writable {np.dtype(dtype)} array of shape {tuple(shape)}.")
+    return given
+
+
+def _result_on_device(given: Any, shape: tuple[int, int], dtype: np.dtype, what: str) -> Any:
+    """The caller's array on a GPU."""
+    interface = getattr(given, "__cuda_array_interface__", {})
+    fits = interface.get("shape") == tuple(shape) and interface.get("typestr") == dtype.str
+    if not fits or interface.get("strides") is not None or interface["data"][1]:
+        raise InputError(f"{what}: give a C-contiguous, writable {dtype} array of shape {tuple(shape)} on the GPU.")
     return given
 
 

@@ -16,7 +16,7 @@ from hpv.pvalues import check_tail, range_tables
 from hpv.resources import quantity
 
 if TYPE_CHECKING:
-    from hpv.streaming import Buffers
+    from hpv.buffers import Buffers
 
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
 FORMS = ("subset", "whole")
@@ -206,7 +206,7 @@ class Scanner:
         joined = {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()}
         made = {tail: self.backend.make_levels(table, len(self.thresholds[tail])) for tail, table in joined.items()}
         tallier = None
-        if self.options.alphas == "grid" and len(self.targets) == 1:
+        if self.options.alphas == "grid" and (len(self.targets) == 1 or self.backend.codes_again):
             tallier = self.backend.make_tallier(keys, form, list(joined.values()), GRID)
         return Tables(len(keys), self.backend.make_coder(keys, form), made, tallier)
 
@@ -243,10 +243,14 @@ class Scanner:
 
         Codes are left behind where they are asked for.
         """
-        if tables.tallier is None or self.options.against == "lowest":
+        if tables.tallier is None:
             return None
-        views = [tallies[tail][0] for tail in tables.levels]
-        found: int | None = self.backend.tally_values(tables.tallier, bits, first, group, views, codes)
+        found: int | None = None
+        for place, target in enumerate(self.targets):
+            chosen = np.full(len(group), target) if self.options.against == "lowest" else group
+            views = [tallies[tail][place] for tail in tables.levels]
+            found = self.backend.tally_values(tables.tallier, bits, first, chosen, views, codes)
+            codes = None  # they are the same for every class
         return found
 
     def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray, out: Mapping[Kind, Scored]) -> None:

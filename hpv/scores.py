@@ -381,7 +381,7 @@ class KeptBlocks:
             inside = slice(rows.start - samples.start, rows.stop - samples.start)
             shape = (rows.stop - rows.start, width)
             out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
-            get_backend("auto").look_up_ranges(codes[inside], group[inside], (low, high), out)
+            get_backend("cpu").look_up_ranges(codes[inside], group[inside], (low, high), out)
             for end, values in zip(("pmin", "pmax"), out, strict=True):
                 self.writer.write(f"ranges/{tail}/{escape(layer)}/{end}", (rows, nodes), values)
 

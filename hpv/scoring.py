@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from hpv import streaming
-from hpv.backends import coded_samples, get_backend
+from hpv.backends import coded_samples
 from hpv.background import Background, check_layers
 from hpv.blocks import Block, read_block
 from hpv.errors import DataError, InputError, warn
-from hpv.fitting import check_labels
+from hpv.fitting import check_labels, choose_backend
 from hpv.kernels.rules import MISSING_CODE
 from hpv.planning import SCORE_CHUNK, TALLY_SHARE, LayerPlan, Plan, plan_score
 from hpv.resources import quantity
@@ -70,6 +70,8 @@ class Score:
     """Group of every sample that its own class answers for."""
     plan: Plan
     scanner: Scanner
+    asked: str
+    """Name of the backend, which workers of a cluster look for at their own place."""
 
 
 def prepare_score(
@@ -109,9 +111,9 @@ def prepare_score(
     pairs = check_layers(background, source)
     check_weights(background, source)
     group = group_samples(background, source, labels, against)
-    scanner = Scanner(background, options, get_backend(backend))
+    scanner = Scanner(background, options, choose_backend(backend, source))
     plan = _plan(scanner, source, pairs, keep, memory, threads)
-    return Score(full, background, source, pairs, options, keep, group, plan, scanner)
+    return Score(full, background, source, pairs, options, keep, group, plan, scanner, backend)
 
 
 def _plan(
@@ -122,18 +124,18 @@ def _plan(
     return plan_score(
         scanner.background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
         kept=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
-        memory=memory, threads=threads, levels=levels, groups=len(scanner.targets),
+        memory=memory, threads=threads, levels=levels, groups=len(scanner.targets), room=scanner.backend.room(),
     )  # fmt: skip
 
 
 def part_of_score(
     background: Background, source: Activations, pairs: dict[str, str], options: ScanOptions, keep: tuple[str, ...],
-    group: np.ndarray, memory: int,
+    group: np.ndarray, memory: int, backend: str,
 ) -> Score:  # fmt: skip
     """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
-    scanner = Scanner(background, options, get_backend("auto"))
+    scanner = Scanner(background, options, choose_backend(backend, source))
     plan = _plan(scanner, source, pairs, keep, memory, 1)
-    return Score(background, background, source, pairs, options, keep, group, plan, scanner)
+    return Score(background, background, source, pairs, options, keep, group, plan, scanner, backend)
 
 
 def _several(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -230,7 +232,7 @@ class _Tables:
     def get(self, name: str, tile: slice) -> Tables:
         form, options = self.ready.source.layers[self.ready.pairs[name]].form, self.ready.options
         asked = (options.alphas, repr(float(options.alpha_max)), *options.tails)
-        key = ("scan", name, f"{tile.start}:{tile.stop}", form.name, *asked)
+        key = ("scan", self.ready.scanner.backend.name, name, f"{tile.start}:{tile.stop}", form.name, *asked)
         if key in self.kept:
             found: Tables = self.kept[key]
             return found
@@ -249,7 +251,7 @@ class _Walk:
         self.write_codes = write_codes
         self.plans = dict(zip(ready.pairs, ready.plan.layers, strict=True))
         self.tables = _Tables(ready, self.plans)
-        self.buffers = streaming.Buffers()
+        self.buffers = ready.scanner.backend.make_buffers()
         self.layers = self._windowed()
         tiles = [(name, tile) for name, plan in self.plans.items() for tile in plan.tiles]
         self.passes = [tiles] if ready.plan.together else [[tile] for tile in tiles]

@@ -131,7 +131,8 @@ def _part_of_fit(ready: Fit, shard: Shard, progress: streaming.Progress, checkpo
     source, classes = ready.source.part(shard.rows), 1 if ready.classes is None else len(ready.classes)
     widest = max(layer.keys.shape[1] for layer in edges.values()) + 2
     memory, threads = ready.plan.memory, ready.plan.threads
-    plan = plan_fit(source, None, classes=classes, memory=memory, threads=threads, edges=widest)
+    room = ready.backend.room()
+    plan = plan_fit(source, None, classes=classes, memory=memory, threads=threads, edges=widest, room=room)
     return replace(ready, source=source, given=edges, group=ready.group[shard.rows], plan=plan)
 
 

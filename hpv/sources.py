@@ -12,12 +12,13 @@ import numpy as np
 from hpv.addresses import absolute_path, is_address, without_scheme
 from hpv.errors import InputError, StoreError
 from hpv.floats import BFLOAT16, float_format
-from hpv.layers import ArrayLayer, DaskLayer, Layer, StoredLayer, TensorLayer, numpy_of
+from hpv.layers import ArrayLayer, DaskLayer, DeviceLayer, Layer, StoredLayer, TensorLayer, numpy_of
 from hpv.resources import quantity
 
 if TYPE_CHECKING:
     from hpv.store import ActivationStore, StoredArray
 
+_DLPACK_CPU = 1
 BARE = "activations"
 """The layer name of an array that comes without one."""
 
@@ -45,6 +46,16 @@ class Activations:
     def samples(self) -> int:
         """Rows of every layer."""
         return next(iter(self.layers.values())).shape[0]
+
+    @property
+    def values(self) -> int:
+        """Of all layers together."""
+        return sum(layer.shape[0] * layer.shape[1] for layer in self.layers.values())
+
+    @property
+    def on_device(self) -> bool:
+        """Whether they are on a GPU."""
+        return any(layer.on_device for layer in self.layers.values())
 
     @property
     def is_portable(self) -> bool:
@@ -167,12 +178,26 @@ def _open_array(name: str, source: Any, origin: str) -> Layer:
         if tensor.device.type == "cpu":
             return ArrayLayer(name, origin, numpy_of(tensor), form)
         return TensorLayer(name, origin, tensor, form)
+    if hasattr(source, "__cuda_array_interface__") or hasattr(source, "__dlpack_device__"):
+        return _from_device(name, source, origin)
     if module == "dask" and hasattr(source, "dask") and hasattr(source, "chunks"):
         return DaskLayer(name, origin, source, float_format(source.dtype, origin))
     raise InputError(
         f"{origin}: a {type(source).__name__} cannot be read as activations; give a numpy, torch, Zarr or Dask array, "
         f"the path of an .npy file or a Zarr store, or a mapping from layer name to any of these."
     )
+
+
+def _from_device(name: str, source: Any, origin: str) -> Layer:
+    """An array of any library that says where its memory is."""
+    if not hasattr(source, "__cuda_array_interface__") and source.__dlpack_device__()[0] == _DLPACK_CPU:
+        array = np.from_dlpack(source)
+        return ArrayLayer(name, origin, array, float_format(array.dtype, origin))
+    from hpv.backends.cuda import adopt, check
+
+    check()
+    array = adopt(source, origin)
+    return DeviceLayer(name, origin, array, float_format(array.dtype, origin))
 
 
 def _map_file(path: str) -> Layer:
@@ -192,6 +217,9 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint16)
 
 
+_ON_DEVICES = TensorLayer, DeviceLayer
+
+
 def _checked(activations: Activations) -> Activations:
     first, *others = activations.layers.values()
     for layer in others:
@@ -200,6 +228,10 @@ def _checked(activations: Activations) -> Activations:
                 f"layer {layer.name} has {quantity(layer.shape[0], 'sample')}, layer {first.name} has "
                 f"{first.shape[0]:,}; give the same samples of every layer."
             )
+    places = {layer.device: layer for layer in activations.layers.values() if isinstance(layer, _ON_DEVICES)}
+    if len(places) > 1:
+        (one, first), (other, second), *_ = places.items()
+        raise InputError(f"layer {first.name} is on {one}, layer {second.name} on {other}; bring them to one device.")
     for what, values in (("labels", activations.labels), ("ids", activations.ids)):
         if values is not None and len(values) != activations.samples:
             samples = quantity(activations.samples, "sample")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import sys
 import threading
@@ -17,8 +16,6 @@ from hpv.errors import StoppedError
 
 CHECKPOINT_SECONDS = 20.0
 """Between two times that finished work is kept."""
-LARGE_PAGE = 2**21
-"""Bytes."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -190,35 +187,3 @@ class Queue:
                 raise StopIteration
             self.start, self.given = block.stop, True
         return block
-
-
-class Buffers(threading.local):
-    """Memory that a thread reads its blocks into, again and again: fresh pages cost more than the work on them."""
-
-    def __init__(self) -> None:
-        self.arrays: dict[str, Any] = {}
-
-    def get(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array of this shape; whatever the last one for this purpose held is lost."""
-        import numpy as np
-
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = self.arrays.get(purpose)
-        if memory is None or memory.size < size:
-            memory = self.arrays[purpose] = np.frombuffer(_pages(size), np.uint8)
-        return memory[:size].view(dtype).reshape(shape)
-
-
-def _pages(size: int) -> mmap.mmap:
-    """Fresh memory of at least so many bytes, in large pages where the system has them.
-
-    Sorting took twice as long in the small pages that memory consists of that was used before.
-    """
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return mmap.mmap(-1, max(size, 1))
-    if size >= LARGE_PAGE:  # whole large pages: others begin where no large page may begin
-        size = -(-size // LARGE_PAGE) * LARGE_PAGE
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory

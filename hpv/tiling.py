@@ -235,6 +235,8 @@ def _direct(layer: Layer, job: Walk, width: int) -> Way | None:
         return None
     while unit > fitting:  # any part of a chunk can be read by itself
         unit = -(-unit // 2)
+    if layer.on_device and not job.kept:
+        return Way(width, samples, samples, 0, job.workers, 0, 0, samples * nodes * itemsize)
     in_place = layer.in_memory and not job.kept
     largest = min(fitting, block_samples(width * itemsize, in_place)[0], job.at_once(samples))
     rows = max(unit, largest // unit * unit)

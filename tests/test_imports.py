@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from its own line and the lines above it.
 FLOORS = (
     {"hpv.errors", "hpv.addresses"},
-    {"hpv.floats", "hpv.kernels", "hpv.resources"},
+    {"hpv.floats", "hpv.kernels", "hpv.resources", "hpv.buffers"},
     {"hpv.backends", "hpv.store", "hpv.pvalues"},
     {"hpv.layers"},
     {"hpv.sources", "hpv.pilot", "hpv.windows"},

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import hpv
 from hpv import planning, resources, streaming, tiling
+from hpv.buffers import Buffers
 from hpv.resources import GIB, KIB, MIB, available_memory, bytes_of, human, thread_count
 from hpv.scoring import prepare_score, segment_length
 from hpv.sources import open_activations
@@ -398,7 +399,7 @@ def test_results_come_in_order_and_errors_come_through(threads):
 
 
 def test_buffers_belong_to_their_thread():
-    buffers = streaming.Buffers()
+    buffers = Buffers()
     first = buffers.get("values", (4, 5), np.float32)
     assert buffers.get("values", (2, 5), np.float32).base is first.base
     assert buffers.get("codes", (4, 5), np.float32).base is not first.base

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 
+from hpv.buffers import Buffers
 from hpv.errors import InputError
 from hpv.floats import FloatFormat
 
+WORTH_A_GPU = 2**26
+"""Values of this machine's memory or disks, from which on a GPU is used by itself: before, it is not yet warm."""
 CACHED_CODES = 2**20
 """Codes that are looked up while they are still in the caches."""
 CODED_SAMPLES = 256
@@ -50,8 +54,19 @@ class Backend(Protocol):
     """Blocks go in, integers come out; the same integers from every backend.
 
     ``bits`` are C-contiguous blocks (samples, columns) of values viewed as signed integers; the nodes at work begin at
-    the column ``first``.
+    the column ``first``. Where ``make_buffers().on_device``, they may also be `OnDevice`, and results on that device.
     """
+
+    name: str
+    """What users call it."""
+    codes_again: bool
+    """Whether values are sooner searched again for every class than their codes are kept."""
+
+    def make_buffers(self) -> Buffers:
+        """Memory that blocks are read into, for threads of one run."""
+
+    def room(self) -> int | None:
+        """Bytes that are left for blocks and tables where they are worked on; None: it is this process's memory."""
 
     def make_counter(self, edges: np.ndarray, form: FloatFormat) -> Any:
         """Lay out inner edge keys (n, k) for counting."""
@@ -121,10 +136,35 @@ class Backend(Protocol):
         """Add the nodes of the chosen rows to their tallies (samples, thresholds + 2)."""
 
 
-def get_backend(name: str = "auto") -> Backend:
-    """The backend of this name; ``auto`` is the CPU."""
-    if name not in ("auto", "cpu"):
-        raise InputError(f"backend={name!r}: give auto or cpu.")
-    from hpv.backends import cpu
+def get_backend(name: str = "auto", values: int = 0, on_device: bool = False) -> Backend:
+    """The backend of this name; ``InputError`` if it is not there.
 
-    return cpu
+    ``auto``: that of the device where the activations are; for those of this machine the GPU, if there is one and
+    ``values`` are so many that it pays, else the CPU.
+    """
+    check_name(name)
+    if name == "auto":
+        name = "cuda" if on_device or (values >= WORTH_A_GPU and _has_gpu()) else "cpu"
+    if name == "cpu":
+        from hpv.backends import cpu
+
+        return cpu
+    from hpv.backends import cuda
+
+    cuda.check()
+    return cuda
+
+
+def check_name(name: str) -> None:
+    """``InputError`` for what is the name of no backend."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"backend={name!r}: give auto, cpu or cuda.")
+
+
+def _has_gpu() -> bool:
+    """Whether ``backend="cuda"`` would work; asks the driver only where the package for it is installed."""
+    if find_spec("numba_cuda") is None:
+        return False
+    from hpv.backends import cuda
+
+    return cuda.missing() is None

@@ -8,8 +8,22 @@ from typing import Any
 import numpy as np
 
 from hpv.backends import Counted, coded_samples
+from hpv.buffers import Buffers
 from hpv.floats import FloatFormat
 from hpv.kernels import coding, ranging, tallying
+
+name = "cpu"
+codes_again = False
+
+
+def make_buffers() -> Buffers:
+    """See `Backend`."""
+    return Buffers()
+
+
+def room() -> int | None:
+    """See `Backend`."""
+    return None
 
 
 def make_counter(edges: np.ndarray, form: FloatFormat) -> Any:

@@ -22,7 +22,9 @@ Memory = Annotated[
            "Default: a quarter of what is free."),
 ]  # fmt: skip
 Threads = Annotated[int | None, Option("--threads", metavar="N", help="Default: all processors allowed.")]
-Backend = Annotated[str, Option("--backend", metavar="auto|cpu", help="What does the counting.")]
+Backend = Annotated[
+    str, Option("--backend", metavar="auto|cpu|cuda", help="What does the counting; auto: a GPU if it pays.")
+]
 
 # Where fit and score compute
 Scheduler = Annotated[
