@@ -790,10 +790,10 @@ def test_out_of_memory(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def merge_command(data: Data) -> list[object]:
     values, folder = np.load(data.bare), data.normal.parent
-    for number, part in enumerate((values[:250], values[250:])):
+    for number, part in enumerate((values[:250], values[250:400], values[400:])):
         if not (folder / f"{number}.zarr").exists():
             hpv.fit(part, edges=[0.5]).save(folder / f"{number}.zarr")
-    return ["merge", folder / "0.zarr", folder / "1.zarr"]
+    return ["merge", *(folder / f"{number}.zarr" for number in range(3))]
 
 
 WRITING = {"fit": fit_command, "score": score_command, "capture": capture_command, "merge": merge_command}
