@@ -245,9 +245,9 @@ class DeviceLayer(Layer):
     @property
     def device(self) -> str:
         """Where the array is."""
-        from hpv.backends.cuda import device_of
+        from hpv.backends.gpu import number_of
 
-        return f"cuda:{device_of(self._array)}"
+        return f"cuda:{number_of(self._array)}"
 
     @property
     def identity(self) -> dict[str, Any]:

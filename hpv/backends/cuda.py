@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from hpv.backends import Counted, cpu
+from hpv.backends import Counted, cpu, gpu
 from hpv.buffers import Buffers
 from hpv.errors import DataError, HpvError, InputError
 from hpv.floats import FloatFormat
-from hpv.kernels.cuda import counting, device, encoding, ranging, tallying
-from hpv.kernels.cuda.device import cuda
+from hpv.kernels.cuda import counting, encoding, ranging, tallying
+from hpv.kernels.cuda.device import SIMULATED, cuda
 from hpv.resources import MIB, human
 
 name = "cuda"
@@ -45,10 +45,10 @@ Result = TypeVar("Result")
 
 def missing() -> str | None:
     """What is missing for this backend, and the next step; None if nothing is."""
-    if not device.SIMULATED and find_spec("numba_cuda") is None:
+    if not SIMULATED and find_spec("numba_cuda") is None:
         return "the package numba-cuda is not installed: pip install 'hpv[cuda]' (CUDA 13) or 'hpv[cuda12]' (CUDA 12)"
     if not cuda.is_available():
-        return f"no GPU that can be used ({device.why_not()}); nvidia-smi shows whether the driver sees one"
+        return f"no GPU that can be used ({gpu.why_not()}); nvidia-smi shows whether the driver sees one"
     return None
 
 
@@ -61,7 +61,7 @@ def check() -> None:
 
 def room() -> int | None:
     """See `Backend`."""
-    free = device.free_memory()
+    free = gpu.free_memory()
     return None if free is None else free - free // ROOM_SHARE
 
 
@@ -75,11 +75,11 @@ def _plainly(function: Callable[Parameters, Result]) -> Callable[Parameters, Res
         except HpvError:
             raise
         except Exception as error:
-            trouble = device.trouble(error)
+            trouble = gpu.trouble(error)
             if trouble is None:
                 raise
-            if trouble == device.NO_MEMORY:
-                free = device.free_memory()
+            if trouble == gpu.NO_MEMORY:
+                free = gpu.free_memory()
                 left = "" if free is None else f", {human(free)} are free"
                 raise InputError(f"the GPU has no room for the next block or table{left}; end what else uses it, or "
                                  "give less memory or backend='cpu'.") from error  # fmt: skip
@@ -114,35 +114,30 @@ def of_tensor(tensor: Any, key: np.dtype) -> OnDevice:
     """A C-contiguous torch tensor (samples, nodes), on the stream that torch works on; nothing is copied."""
     torch = sys.modules["torch"]
     number = tensor.device.index
-    with device.chosen(number):
+    with gpu.chosen(number):
         bits = tensor.view(getattr(torch, key.name))
-        stream = device.external(torch.cuda.current_stream(tensor.device).cuda_stream)
-        return OnDevice(device.adopted(bits), stream, number)
+        stream = gpu.external(torch.cuda.current_stream(tensor.device).cuda_stream)
+        return OnDevice(gpu.adopted(bits), stream, number)
 
 
 def adopt(source: Any, origin: str) -> Any:
     """Numba's view of another library's array on a GPU; waits for the work on it that its interface tells of."""
     try:
-        return device.adopted_array(source)
+        return gpu.adopted_source(source)
     except (TypeError, ValueError, BufferError) as error:
         raise InputError(f"{origin}: a {type(source).__name__} cannot be read where it is: {error}") from error
 
 
 def of_array(array: Any, nodes: int, key: np.dtype) -> OnDevice:
     """Numba's array of some samples, on the stream that others wait for by default."""
-    number = device_of(array)
-    with device.chosen(number):
-        return OnDevice(device.shaped(array.ravel().view(key), (len(array), nodes), key), cuda.default_stream(), number)
-
-
-def device_of(array: Any) -> int:
-    """Number of the GPU that an array of numba is on."""
-    return device.number_of(array)
+    number = gpu.number_of(array)
+    with gpu.chosen(number):
+        return OnDevice(gpu.shaped(array.ravel().view(key), (len(array), nodes), key), cuda.default_stream(), number)
 
 
 def empty(shape: tuple[int, int], dtype: np.dtype, beside: Any) -> Any:
     """An array of numba on the same GPU."""
-    with device.chosen(device_of(beside)):
+    with gpu.chosen(gpu.number_of(beside)):
         return cuda.device_array(shape, dtype)
 
 
@@ -170,7 +165,7 @@ class Place:
         if memory is None or memory.size < size:
             self.stream.synchronize()
             memory = self.there[purpose] = cuda.device_array(max(size, 1), np.uint8)
-        return device.shaped(memory[:size], shape, np.dtype(dtype))
+        return gpu.shaped(memory[:size], shape, np.dtype(dtype))
 
     def send(self, purpose: str, values: np.ndarray) -> Any:
         """A copy on the GPU of what is in pinned memory."""
@@ -218,7 +213,7 @@ class PinnedBuffers(Buffers):
 
 @_plainly
 def _read_into(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    with device.chosen(FIRST):
+    with gpu.chosen(FIRST):
         return _places.next().here("values", shape, dtype)
 
 
@@ -255,11 +250,11 @@ class Piece(NamedTuple):
 def _pieces(bits: Any, first: int, nodes: int) -> Iterator[Piece]:
     """A block as it is there: all at once where it is on a GPU or in pinned memory, else as it is copied there."""
     if isinstance(bits, OnDevice):
-        with device.chosen(bits.number):
+        with gpu.chosen(bits.number):
             place = _places.next(bits.number)
             yield Piece(slice(0, len(bits)), bits.array, first, place, bits.stream, bits.number)
         return
-    with device.chosen(FIRST):
+    with gpu.chosen(FIRST):
         pinned = _places.of(bits)
         if pinned is not None:
             values = pinned.send("values", bits)
@@ -295,7 +290,7 @@ class Coder:
     def __init__(self, edges: np.ndarray, form: FloatFormat) -> None:
         self.nodes, self.edges = edges.shape
         self.form = form
-        self.wide = device.wide(form.key)
+        self.wide = gpu.wide(form.key)
         self.tables = _Tables(np.ascontiguousarray(edges.T, self.wide))
 
 
@@ -366,7 +361,7 @@ def _rows_by_group(group: np.ndarray, stream: Any) -> Iterator[tuple[int, Any]]:
 def finish_counts(accumulator: Accumulator) -> Counted:
     """See `Backend`."""
     for number, stream in accumulator.streams.values():
-        with device.chosen(number):
+        with gpu.chosen(number):
             stream.synchronize()
     counter = accumulator.counter
     # Of nothing too, where a thread got no block.
@@ -374,7 +369,7 @@ def finish_counts(accumulator: Accumulator) -> Counted:
     lowest = np.full(counter.nodes, counter.form.unused, counter.form.key)
     highest = np.full(counter.nodes, counter.form.missing, counter.form.key)
     for number, state in accumulator.parts.items():
-        with device.chosen(number):
+        with gpu.chosen(number):
             histograms += np.stack([one.copy_to_host() for one in state.histograms])
             np.minimum(lowest, state.lowest.copy_to_host().astype(lowest.dtype), out=lowest)
             np.maximum(highest, state.highest.copy_to_host().astype(highest.dtype), out=highest)
@@ -460,7 +455,7 @@ def _map(launch: Launch, bits: Any, first: int, out: Sequence[Any]) -> None:
     pending: tuple[Place, Callable[[], None]] | None = None
     for piece in _pieces(bits, first, nodes):
         if not isinstance(out[0], np.ndarray):
-            launch(piece, [device.adopted(one) for one in out])
+            launch(piece, [gpu.adopted(one) for one in out])
             continue
         for part in piece.part(max(1, LARGEST_PLACE // (nodes * sum(one.itemsize for one in out)))):
             shape = (part.rows.stop - part.rows.start, nodes)
@@ -535,7 +530,7 @@ def tally_values(
                 own = piece.place.on_device("codes", (samples, nodes), np.uint8)
                 made.append(own)
             elif codes is not None:
-                own = device.adopted(codes[piece.rows])
+                own = gpu.adopted(codes[piece.rows])
             for g, rows in _rows_by_group(group[piece.rows], piece.stream):
                 what = edges, form.infinity, levels[g], tallier.tails, made[0], made[1], own
                 tallying.tally(piece.values, piece.first, rows, *what, piece.stream)
@@ -568,9 +563,9 @@ def tally(codes: Any, rows: np.ndarray, group: np.ndarray, levels: Levels, tally
     if isinstance(codes, np.ndarray):
         cpu.tally(codes, rows, group, levels.here, tally)
         return
-    there = device.adopted(codes)
-    number = device_of(there)
-    with device.chosen(number):
+    there = gpu.adopted(codes)
+    number = gpu.number_of(there)
+    with gpu.chosen(number):
         counts, tables = cuda.to_device(np.zeros_like(tally)), levels.tables.on(number)
         for g in np.unique(group[rows]):
             chosen = cuda.to_device(rows[group[rows] == g].astype(np.int32))

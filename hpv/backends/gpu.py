@@ -1,0 +1,93 @@
+"""What hpv asks of the driver, and of arrays on a GPU; the simulator knows less of both."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from hpv.kernels.cuda.device import SIMULATED, cuda
+
+NO_MEMORY = "out of memory"
+_DRIVER_ERRORS = {"CudaDriverError", "CudaSupportError", "CUDAError", "NvvmSupportError"}
+"""Names of the classes that Numba and NVIDIA's own packages raise."""
+_LEGACY_STREAM = 1
+"""CUDA's number of the default stream, which waits for the others."""
+
+
+def why_not() -> str:
+    """Why there is no device that can be used."""
+    error = cuda.cuda_error()
+    return "there is none" if error is None else " ".join(str(error).split())
+
+
+def free_memory() -> int | None:
+    """Bytes that are free on the current device; None where that is not known."""
+    free = cuda.current_context().get_memory_info().free
+    return int(free) if math.isfinite(free) else None
+
+
+def chosen(number: int) -> AbstractContextManager[Any]:
+    """Makes a device the current one of this thread for a while."""
+    return nullcontext() if SIMULATED else cuda.gpus[number]
+
+
+def number_of(array: Any) -> int:
+    """Of the device that an array is on."""
+    return 0 if SIMULATED else int(array.gpu_data.context.device.id)
+
+
+def trouble(error: BaseException) -> str | None:
+    """What a driver's error says, NO_MEMORY for want of memory; None for any other error."""
+    if not {kind.__name__ for kind in type(error).__mro__} & _DRIVER_ERRORS:
+        return None
+    said = " ".join(str(error).split()) or type(error).__name__
+    return NO_MEMORY if "OUT_OF_MEMORY" in said else said
+
+
+def wide(key: np.dtype) -> np.dtype:
+    """The integer that the kernels compare keys in."""
+    return np.dtype(np.int64 if key.itemsize > 4 else np.int32)
+
+
+def shaped(memory: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """Memory of a device, in one row, as another type and shape."""
+    return memory.view(dtype).reshape(shape)
+
+
+def adopted(array: Any) -> Any:
+    """Numba's view of an array that is on a device, ordered by the stream that the caller works on."""
+    return array if hasattr(array, "copy_to_host") else cuda.as_cuda_array(array, sync=False)
+
+
+def adopted_source(source: Any) -> Any:
+    """The same of what a user gives; waits for the work on it that it tells of."""
+    if hasattr(source, "copy_to_host"):
+        return source
+    if hasattr(source, "__cuda_array_interface__"):
+        return cuda.as_cuda_array(source)
+    return _by_dlpack(source)
+
+
+def external(stream: int) -> Any:
+    """Numba's view of another library's stream."""
+    return cuda.external_stream(stream)
+
+
+def _by_dlpack(source: Any) -> Any:
+    from cuda.core.utils import StridedMemoryView
+
+    # The other library finishes its work before the stream that others wait for by default goes on.
+    view = StridedMemoryView.from_dlpack(source, stream_ptr=_LEGACY_STREAM)
+    strides = view._layout.strides_in_bytes  # view.strides counts items
+    interface = {
+        "shape": tuple(view.shape),
+        "typestr": np.dtype(view.dtype).str,
+        "data": (int(view.ptr), bool(view.readonly)),
+        "strides": None if strides is None else tuple(strides),
+        "version": 3,
+        "stream": None,
+    }
+    return cuda.from_cuda_array_interface(interface, owner=view, sync=False)
