@@ -642,6 +642,21 @@ def test_the_script_says_what_it_needs(
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
 
 
+def test_the_script_asks_for_a_gpu_where_the_nodes_are_to_have_one(
+    data: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The node that prints the script need not have one."""
+    given = ("slurm", "score", data.folder / "background", data.source, "-o", "s", "--shards", 2, "--against", "pooled")
+    assert run(*given, "--backend", "cuda") == 0
+    script = capsys.readouterr().out
+    assert "#SBATCH --gres=gpu:1\n#SBATCH --time" in script
+    assert "--backend cuda --memory 2GiB --shard" in script
+    assert run(*given) == 0
+    assert "gres" not in capsys.readouterr().out
+    assert run(*given, "--backend", "gpu") == 2
+    assert "backend gpu: give auto, cpu or cuda" in capsys.readouterr().err.replace("--backend='gpu'", "backend gpu")
+
+
 def test_the_script_runs_its_shards_and_merges_them(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

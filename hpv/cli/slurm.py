@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpv.backends import check_name
 from hpv.cli.running import prepared_fit, prepared_score
 from hpv.cli.terminal import Terminal
 from hpv.errors import InputError
@@ -37,7 +38,7 @@ TEMPLATE = r"""#!/bin/bash
 #SBATCH --array=1-{shards}
 #SBATCH --cpus-per-task={cpus}
 #SBATCH --mem={mem}M
-#SBATCH --time={time}
+{gpu}#SBATCH --time={time}
 {partition}##SBATCH --account=NAME
 #SBATCH --chdir={chdir}
 #SBATCH --output={logs}/%x-%A_%a.log
@@ -92,28 +93,32 @@ class Job:
     shards: int
     time: str
     partition: str | None
+    backend: str
+    """Of the nodes; the one where this script is printed need not have it."""
 
     def check(self, source: Activations) -> None:
         """Refuse what every shard would refuse."""
+        check_name(self.backend)
         if self.shards < 1:
             raise InputError(f"--shards {self.shards}: give a whole number from 1 on.")
         cut(source, f"1/{self.shards}")
 
 
 def fit(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
-        memory: str | None, threads: int | None, **options: Any) -> None:  # fmt: skip
+        memory: str | None, threads: int | None, backend: str, **options: Any) -> None:  # fmt: skip
     """``hpv slurm fit``."""
-    ready = prepared_fit(memory=memory or MEMORY, threads=threads or CPUS, **options)
-    job = Job(given, out, shards, time, partition)
+    job = Job(given, out, shards, time, partition, backend)
+    ready = prepared_fit(memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
     job.check(ready.source)
     _show(terminal, "fit", job, ready.plan, memory, STATES * ready.plan.bytes_written)
 
 
 def score(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
-          background: str, memory: str | None, threads: int | None, **options: Any) -> None:  # fmt: skip
+          background: str, memory: str | None, threads: int | None, backend: str,
+          **options: Any) -> None:  # fmt: skip
     """``hpv slurm score``."""
-    ready = prepared_score(background, memory=memory or MEMORY, threads=threads or CPUS, **options)
-    job = Job(given, out, shards, time, partition)
+    job = Job(given, out, shards, time, partition, backend)
+    ready = prepared_score(background, memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
     job.check(ready.source)
     _show(terminal, "score", job, ready.plan, memory)
 
@@ -128,6 +133,7 @@ def _show(terminal: Terminal, command: str, job: Job, plan: Plan, memory: str | 
     script = TEMPLATE.format(
         title=f"hpv {command}", command=command, shards=job.shards, cpus=plan.threads, mem=mem, time=job.time,
         partition=f"#SBATCH --partition={job.partition}\n" if job.partition else "##SBATCH --partition=NAME\n",
+        gpu="#SBATCH --gres=gpu:1\n" if job.backend == "cuda" else "",
         chdir=_quoted(os.getcwd()), folder=shlex.quote(os.getcwd()), logs=LOGS, memory=memory or MEMORY,
         hpv=shlex.join(hpv), run=shlex.join(run), merge=shlex.join(merge),
     )  # fmt: skip
@@ -137,6 +143,7 @@ def _show(terminal: Terminal, command: str, job: Job, plan: Plan, memory: str | 
         "array": f"1-{job.shards}",
         "cpus": plan.threads,
         "mem": f"{mem}M",
+        "gpus": int(job.backend == "cuda"),
         "time": job.time,
         "run": [*hpv, *run, "--shard", f"I/{job.shards}"],
         "merge": [*hpv, *merge],
