@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from hpv.backends import Counted, cpu, gpu
+from hpv.backends import Counted, Room, cpu, gpu
 from hpv.buffers import Buffers
 from hpv.errors import DataError, HpvError, InputError
 from hpv.floats import FloatFormat
@@ -28,8 +28,10 @@ from hpv.resources import MIB, human
 
 name = "cuda"
 codes_again = True
-LARGEST_PLACE = 32 * MIB
-"""Bytes of a place for blocks: copying larger ones is no faster."""
+LARGEST_PLACE = 8 * MIB
+"""Bytes that are copied to pinned memory at once: for more, copying is no faster."""
+LARGEST_TALLIES = 64 * MIB
+"""Bytes of tallies, and of codes beside them, that are fetched at once."""
 PLACES = 2
 FIRST = 0
 """The GPU that works on what is in this machine's memory."""
@@ -59,10 +61,10 @@ def check() -> None:
         raise InputError(f"backend='cuda': {what}. Or give backend='cpu'.")
 
 
-def room() -> int | None:
+def room() -> Room:
     """See `Backend`."""
     free = gpu.free_memory()
-    return None if free is None else free - free // ROOM_SHARE
+    return Room(PLACES, LARGEST_PLACE, None if free is None else free - free // ROOM_SHARE)
 
 
 def _plainly(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -515,7 +517,7 @@ def tally_values(
 ) -> int | None:
     """See `Backend`."""
     nodes, form = tallier.coder.nodes, tallier.coder.form
-    step = max(1, LARGEST_PLACE // (tallier.tails * tallying.LEVELS * 4 + (codes is not None) * nodes))
+    step = max(1, LARGEST_TALLIES // (tallier.tails * tallying.LEVELS * 4 + (codes is not None) * nodes))
     nan = 0
     for whole in _pieces(bits, first, nodes):
         (edges,), levels = tallier.coder.tables.on(whole.number), tallier.levels.on(whole.number)
