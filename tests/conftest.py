@@ -8,9 +8,11 @@ import tempfile
 
 from hypothesis import settings
 
-# Before anything imports numba: kernels of another run or another checkout must not answer.
-CACHE = tempfile.mkdtemp(prefix="hpv-numba-")
-os.environ["NUMBA_CACHE_DIR"] = CACHE
+# Before anything imports numba: kernels of another run or another checkout must not answer. The processes that share a
+# run (pytest-xdist) have the one that the first of them made.
+SHARED = "PYTEST_XDIST_WORKER" in os.environ
+if not SHARED:
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="hpv-numba-")
 
 settings.register_profile("default", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
@@ -18,4 +20,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if not SHARED:
+        shutil.rmtree(os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
