@@ -8,11 +8,11 @@ import tempfile
 
 from hypothesis import settings
 
-# Before anything imports numba: kernels of another run or another checkout must not answer. The processes that share a
-# run (pytest-xdist) have the one that the first of them made.
-SHARED = "PYTEST_XDIST_WORKER" in os.environ
-if not SHARED:
-    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="hpv-numba-")
+# Before anything imports numba: kernels of another run or another checkout must not answer. The processes of one run
+# have the one that the first of them made.
+OURS = "HPV_TEST_CACHE" not in os.environ
+if OURS:
+    os.environ["HPV_TEST_CACHE"] = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="hpv-numba-")
 
 # Tests of CUDA kernels need a process of their own, where the simulator runs them: test_cuda.py starts it.
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
@@ -24,5 +24,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_unconfigure() -> None:
-    if not SHARED:
-        shutil.rmtree(os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+    if OURS:
+        shutil.rmtree(os.environ["HPV_TEST_CACHE"], ignore_errors=True)

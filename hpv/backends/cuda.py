@@ -35,6 +35,8 @@ LARGEST_TALLIES = 64 * MIB
 PLACES = 2
 FIRST = 0
 """The GPU that works on what is in this machine's memory."""
+FEWEST_OF_A_GROUP = 256
+"""Samples that are worth a pass of their own."""
 ROOM_SHARE = 4
 """One part in so many of what is free on the GPU stays so."""
 
@@ -410,6 +412,18 @@ class Ranges:
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
         self.tables = _Tables(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
 
+    def parts(self, group: np.ndarray, piece: Piece) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
+        """Rows of a piece, their groups, and tables, as the kernels want them.
+
+        Group by group where there are many samples of each: then the tables of one are nearer.
+        """
+        low, high = self.tables.on(piece.number)
+        if len(group) < FEWEST_OF_A_GROUP * len(np.unique(group)):
+            yield None, cuda.to_device(group.astype(np.int32), stream=piece.stream), (low, high)
+            return
+        for g, rows in _rows_by_group(group, piece.stream):
+            yield rows, None, (low[g : g + 1], high[g : g + 1])
+
 
 def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Ranges:
     """See `Backend`."""
@@ -429,9 +443,10 @@ def ranges(
     """See `Backend`."""
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
-        (edges,), tables = coder.tables.on(piece.number), ranges.tables.on(piece.number)
-        own = cuda.to_device(group[piece.rows].astype(np.int32), stream=piece.stream)
-        ranging.ranges(piece.values, piece.first, own, edges, coder.form.infinity, *tables, *out, piece.stream)
+        (edges,) = coder.tables.on(piece.number)
+        for rows, own, tables in ranges.parts(group[piece.rows], piece):
+            what = rows, own, edges, coder.form.infinity, tables
+            ranging.ranges(piece.values, piece.first, *what, out, piece.stream)
 
     _map(launch, bits, first, out)
 
@@ -442,8 +457,8 @@ def look_up_ranges(codes: Any, group: np.ndarray, tables: tuple[np.ndarray, np.n
     made = Ranges(*tables)
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
-        own = cuda.to_device(group[piece.rows].astype(np.int32), stream=piece.stream)
-        ranging.look_up(piece.values, own, *made.tables.on(piece.number), *out, piece.stream)
+        for rows, own, tables in made.parts(group[piece.rows], piece):
+            ranging.look_up(piece.values, rows, own, tables, out, piece.stream)
 
     _map(launch, codes, 0, out)
 
