@@ -11,21 +11,18 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import coded_samples, get_backend
 from hpv.background import Background, check_layers
-from hpv.blocks import Block, read_block
+from hpv.blocks import Block, each_part, read_block
 from hpv.errors import InputError
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat, keys_as_float64
 from hpv.pvalues import check_tail, outward, range_tables
-from hpv.resources import GIB, thread_count
+from hpv.resources import GIB
 from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import prepare_score, run_score
 from hpv.sources import Activations, Layer, open_activations
-from hpv.tiling import block_samples
 
 TILE_NODES = 65_536
 """Nodes whose tables are made at once."""
-SMALL = 2**18
-"""Values that one thread has done before others would have started."""
 
 
 def encode(background: Background, x: Any, out: Any) -> Any:
@@ -223,20 +220,13 @@ def _quantile(closed: Any, q: Fraction) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _walk(layer: Layer, tile: slice, work: Callable[[Block, slice], None]) -> None:
-    """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
-    samples, nodes = layer.shape[0], tile.stop - tile.start
-    threads = 1 if samples * nodes < SMALL else thread_count(None)
-    largest, least = (
-        max(size // 64, 1) * 64 for size in block_samples(nodes * layer.form.key.itemsize, layer.in_memory)
-    )
+    """``work(block, rows)`` over some nodes of a layer."""
     buffers = streaming.Buffers()
-    parts = streaming.Queue(slice(0, samples), largest, least, threads)
 
-    def task(_: int) -> None:
-        for part in parts:
-            work(read_block(layer, part, tile, buffers), part)
+    def part(rows: slice) -> None:
+        work(read_block(layer, rows, tile, buffers), rows)
 
-    streaming.run(task, range(threads), threads)
+    each_part(part, layer.shape[0], tile.stop - tile.start, layer.form.key.itemsize, layer.in_memory, None)
 
 
 def _given(out: Any, source: Activations, layer: str) -> Any:

@@ -101,7 +101,7 @@ def prepare_score(
     source = open_activations(activations)
     pairs = check_layers(background, source)
     check_weights(background, source.attributes.get("weights"))
-    group = group_samples(background, source, labels, against)
+    group = group_samples(background, source, labels, options.against)
     scanner = Scanner(background, options, get_backend(backend))
     plan = _plan(scanner, source, pairs, keep, memory, threads)
     return Score(full, background, source, pairs, options, keep, group, plan, scanner)
