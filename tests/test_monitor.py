@@ -383,6 +383,18 @@ def test_the_model_is_left_as_it_is(linear_background: hpv.Background) -> None:
     assert hooks(net) == 0
 
 
+def test_inference_mode(linear_background: hpv.Background) -> None:
+    net = Linear().eval()
+    with hpv.Monitor(net, linear_background) as monitor:
+        with torch.inference_mode():
+            net(rows(20))
+        found = monitor.scores()
+        net(rows(20))
+        assert torch.equal(found.codes("relu"), monitor.scores().codes("relu"))
+        assert_equal(found.get("left", "subset", "berk_jones"), monitor.scores().get("left", "subset", "berk_jones"))
+        assert found.pvalues("relu")[0].shape == (20, 9)
+
+
 def test_hooks_are_gone_after_errors(linear_background: hpv.Background) -> None:
     net = Linear().eval()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), hpv.Monitor(net, linear_background):
