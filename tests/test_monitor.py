@@ -360,7 +360,7 @@ def test_batches_do_not_touch_each_other(linear_background: hpv.Background) -> N
 def test_tables_are_made_once(linear_background: hpv.Background, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     make = tensors.Scanner.tables
-    monkeypatch.setattr(tensors.Scanner, "tables", lambda *given: made.append(given[1]) or make(*given))
+    monkeypatch.setattr(tensors.Scanner, "tables", lambda *given, **how: made.append(given[1]) or make(*given, **how))
     net = Linear().eval()
     with torch.no_grad(), hpv.Monitor(net, linear_background) as monitor:
         for size in (3, 70, 5):

@@ -132,7 +132,8 @@ class Place:
         key = layer, form.name
         if key not in self._tables:
             nodes = self.scanner.background.layers[layer].nodes
-            self._tables[key] = self.scanner.tables(layer, slice(0, nodes), form)
+            waits = self.scanner.options.against == "own"  # for the classes, which come after the values
+            self._tables[key] = self.scanner.tables(layer, slice(0, nodes), form, by_codes=waits)
         return self._tables[key]
 
     def _each_part(self, work: Any, shape: tuple[int, ...], itemsize: int) -> list[Any]:
