@@ -85,7 +85,7 @@ def assemble(variant: Variant, device: tuple[int, int]) -> Resources:
 
     kernel, arch = variant.make(), "sm_{}{}".format(*device)
     present = SimpleNamespace(compute_capability=device)
-    with mock.patch("numba.cuda.dispatcher.get_current_device", lambda: present):
+    with mock.patch("numba.cuda.dispatcher.get_current_device", return_value=present):
         ptx, _ = cuda.compile_ptx(
             kernel.function, types.void(*kernel.arguments), cc=device, launch_bounds=kernel.bounds
         )
