@@ -11,12 +11,24 @@ from functools import cached_property
 from typing import Any
 
 from numba import config, cuda, types
-from numba.extending import register_jitable
+from numba.extending import intrinsic, register_jitable
 
 from hpv.kernels import rules
 from hpv.kernels.compiling import in_cache_folder
 
-__all__ = ["SIMULATED", "Kernel", "block_columns", "cuda", "inlined", "key_of", "reaches", "spread", "vector"]
+__all__ = [
+    "SIMULATED",
+    "Kernel",
+    "block_columns",
+    "cuda",
+    "inlined",
+    "intrinsic",
+    "is_nan",
+    "key_of_number",
+    "reaches",
+    "spread",
+    "vector",
+]
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """Whether kernels are run by Python on the CPU, about a hundred microseconds a thread."""
@@ -36,7 +48,8 @@ config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 inlined = register_jitable
 """Marks a plain function that kernels call; the CPU's compiled functions and Python may call it too."""
-key_of = inlined(rules.key_of)
+is_nan = inlined(rules.is_nan)
+key_of_number = inlined(rules.key_of_number)
 reaches = inlined(rules.reaches)
 
 
