@@ -61,16 +61,17 @@ def vector(item: Any) -> types.Array:
 class Kernel:
     """A function for a grid of blocks of threads, compiled when it is first launched."""
 
-    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...], threads: tuple[int, int]) -> None:
-        """``arguments``: Numba's types of what the function is given; ``threads``: columns and rows of a block."""
+    def __init__(
+        self, function: Callable[..., None], arguments: tuple[Any, ...], threads: tuple[int, int], blocks: int = 1
+    ) -> None:
+        """``arguments``: Numba's types of what the function is given; ``threads``: columns and rows of a block.
+
+        ``blocks`` are to run beside one another; the compiler shares out the registers.
+        """
         self.function = function
         self.arguments = arguments
         self.threads = threads
-
-    @property
-    def bounds(self) -> int:
-        """Threads of a block, for the compiler, which shares out the registers."""
-        return self.threads[0] * self.threads[1]
+        self.bounds = threads[0] * threads[1], blocks
 
     @cached_property
     def _compiled(self) -> Any:
