@@ -19,8 +19,9 @@ from numba.core import config
 def sources_hash() -> str:
     """Hash of every source file of the kernels."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -46,11 +47,16 @@ def parallel_kernel(function: Callable[..., Any]) -> Any:
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
+    return in_cache_folder(lambda cache: numba.njit(function, cache=cache, error_model="numpy", **options))
+
+
+def in_cache_folder(decorate: Callable[[bool], Any]) -> Any:
+    """What ``decorate(cache)`` makes of a function, kept in the cache's folder where that can be written."""
     before = config.CACHE_DIR
     config.CACHE_DIR = str(cache_folder())
     try:
-        return numba.njit(function, cache=True, error_model="numpy", **options)
+        return decorate(True)
     except RuntimeError:  # nowhere to write: compile in every process
-        return numba.njit(function, error_model="numpy", **options)
+        return decorate(False)
     finally:
         config.CACHE_DIR = before

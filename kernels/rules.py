@@ -14,6 +14,21 @@ MAX_EDGES = 254
 MISSING_CODE = 255
 
 
+def key_of(bits: Any, infinity: Any, missing: Any) -> Any:
+    """The key of one value: its magnitude, negated for negative numbers; ``missing`` for NaN.
+
+    ``bits`` are signed; ``missing`` is the lowest integer of the format, ``infinity`` the bits of +inf.
+    """
+    magnitude = bits & ~missing
+    key = -magnitude if bits < 0 else magnitude
+    return key if magnitude <= infinity else missing
+
+
+def reaches(key: Any, edge: Any) -> Any:
+    """Whether a value counts at an edge: code = number of edges that it reaches."""
+    return key >= edge
+
+
 def right_tail(at_or_above: Any, above: Any, counted: Any) -> tuple[Any, Any]:
     """[pmin, pmax] of a value whose bin starts where `at_or_above` samples remain and ends where `above` do."""
     return above / (counted + 1), (at_or_above + 1) / (counted + 1)

@@ -12,6 +12,10 @@ from hypothesis import settings
 CACHE = tempfile.mkdtemp(prefix="hpv-numba-")
 os.environ["NUMBA_CACHE_DIR"] = CACHE
 
+# Tests of CUDA kernels need a process of their own, where the simulator runs them: test_cuda.py starts it.
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+collect_ignore = [] if SIMULATED else ["simulated"]
+
 settings.register_profile("default", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -217,6 +217,36 @@ def _echo(rng: np.random.Generator, background: Activations, n: int, form: Float
     return np.where(step < 0, _one_up(near, form, down=True), np.where(step > 0, _one_up(near, form), near))
 
 
+# --- bits and keys, as the kernels take them ---
+
+
+def nasty(rng: np.random.Generator, samples: int, columns: int, form: FloatFormat) -> np.ndarray:
+    """Bits (s, N): any patterns at all, many zeros of both signs, infinities, NaN of both signs, subnormals."""
+    width = form.key.itemsize * 8
+    bits = rng.integers(0, 1 << (width - 1), (samples, columns), dtype=np.uint64).astype(form.key)
+    bits[rng.random(bits.shape) < 0.5] |= np.iinfo(form.key).min
+    low = np.iinfo(form.key).min
+    special = np.array(
+        [0, low, form.infinity, low | form.infinity, form.infinity + 1, -1, 1, low | 1, 3], dtype=form.key
+    )
+    chosen = rng.random(bits.shape) < 0.4
+    bits[chosen] = rng.choice(special, chosen.sum())
+    return bits
+
+
+def edge_keys(rng: np.random.Generator, keys: np.ndarray, k: int, form: FloatFormat) -> np.ndarray:
+    """Edges (n, k) at values, right beside them, and anywhere; every node has another number of them."""
+    edges = np.full((keys.shape[1], k), form.unused, form.key)
+    for j in range(len(edges)):
+        seen = keys[:, j][keys[:, j] != form.missing].astype(object)
+        around = [int(x) + d for x in seen for d in (0, 1)] + [0, 1, -1, form.infinity, -form.infinity]
+        around += [int(x) for x in rng.integers(-form.infinity, form.infinity, 2 * k + 1, dtype=np.int64)]
+        fits = np.array(sorted({x for x in around if -form.infinity <= x <= form.infinity}), dtype=form.key)
+        number = min(len(fits), k if j % 3 == 0 else int(rng.integers(0, k + 1)))
+        edges[j, :number] = np.sort(rng.choice(fits, number, replace=False))
+    return edges
+
+
 # --- strategies ---
 
 formats = st.sampled_from([FLOAT16, BFLOAT16, FLOAT32, FLOAT64])

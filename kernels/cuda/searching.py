@@ -1,0 +1,109 @@
+"""Which bin a value is in: a search among the edges of its column, which lie in shared memory.
+
+Tables of a block in shared memory have the columns innermost: entry e of the block's column j lies at
+``e * columns + j``. So the lanes of a warp never meet in a bank of the memory, whatever entries they look at, and
+the place of a counter is found with the search itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from numba import int16, int32, int64, uint32, uint64
+
+from hpv.kernels.cuda.device import inlined, reaches
+
+# How many edges a kernel is compiled for; edges that a node does not have are filled in as ones that nothing reaches.
+CAPACITIES = (7, 15, 31, 40, 63, 95, 127, 191, 254)
+# Samples of a thread that are in flight together.
+ROWS = 4
+# The integers that edges are given as, for the integers that values are given as.
+WIDE = {int16: int32, int32: int32, int64: int64}
+
+
+def capacity_for(edges: int) -> int:
+    """The smallest capacity that has room for so many edges."""
+    return next(capacity for capacity in CAPACITIES if edges <= capacity)
+
+
+def wide_bytes(bits: Any) -> int:
+    """Bytes of an edge in shared memory."""
+    return int(WIDE[bits].bitwidth) // 8
+
+
+def missing_of(bits: Any) -> int:
+    """The key of NaN: the lowest integer of the values' width."""
+    return -(1 << (bits.bitwidth - 1))
+
+
+def unused_of(bits: Any) -> int:
+    """The key of an edge that is not there: the highest integer of the values' width."""
+    return -1 - missing_of(bits)
+
+
+@cache
+def make_search(capacity: int, columns: int) -> Callable[..., Any]:
+    """A search among ``capacity`` edges: as many steps as it takes, without a branch."""
+    half = 1 << (capacity.bit_length() - 1)
+    # So many edges are searched in whole steps; where the key reaches the one in their middle, the last of all are.
+    first, jump, steps = (half - 1) * columns, (capacity + 1 - half) * columns, []
+    while half > 1:
+        half //= 2
+        steps.append(half * columns)
+    halves = tuple(steps)
+
+    @inlined
+    def search(key: Any, edges: Any, lane: Any) -> Any:
+        """``code * columns + lane``, where code = number of edges that the key reaches."""
+        place = uint32(lane + jump) if reaches(key, edges[lane + first]) else uint32(lane)
+        for step in halves:
+            if reaches(key, edges[place + step - columns]):
+                place = uint32(place + step)
+        return place
+
+    return search
+
+
+@cache
+def make_load_edges(bits: Any, capacity: int, columns: int, row_threads: int) -> Callable[..., Any]:
+    """Copies the edges of a block's columns into shared memory."""
+    wide, unused = WIDE[bits], unused_of(bits)
+
+    @inlined
+    def load_edges(edges: Any, used: Any, nodes: Any, node: Any, lane: Any, turn: Any, bound: Any) -> None:
+        """``edges`` (used, nodes); ``turn`` is the number of the thread among those of its column."""
+        e = uint32(turn)
+        while e < uint32(capacity):
+            there = e < used and node < nodes
+            bound[uint32(e * columns + lane)] = (
+                edges[uint64(e) * uint64(nodes) + uint64(node)] if there else wide(unused)
+            )
+            e = uint32(e + row_threads)
+
+    return load_edges
+
+
+@inlined
+def rows_of_block(block: Any, turn: Any, samples: Any, height: Any) -> Any:
+    """The first sample of a thread of a block, and the end of the block's samples."""
+    begin = uint64(block) * uint64(height)
+    return uint32(begin + uint64(turn)), uint32(min(uint64(samples), begin + uint64(height)))
+
+
+@inlined
+def every_row(rows: Any, i: Any) -> Any:
+    """Where all samples are at work."""
+    return i
+
+
+@inlined
+def chosen_row(rows: Any, i: Any) -> Any:
+    """Where ``rows`` says which samples are."""
+    return uint32(rows[i])
+
+
+def row_finder(chosen: bool) -> Callable[..., Any]:
+    """How the i-th sample at work is found."""
+    return chosen_row if chosen else every_row

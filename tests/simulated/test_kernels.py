@@ -1,0 +1,130 @@
+"""The CUDA kernels, simulated, against the CPU backend: the same integers, whatever the values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpv.backends import cpu
+from hpv.floats import BFLOAT16, FLOAT64, FORMATS, FloatFormat, to_keys
+from hpv.kernels.cuda import counting, encoding
+from hpv.kernels.cuda.device import SIMULATED, cuda
+from strategies import edge_keys, nasty
+
+FORMS = list(FORMATS.values())
+EDGES = (0, 1, 7, 8, 31, 34, 60, 90, 120, 180, 254)
+
+
+@dataclass
+class Case:
+    """A block (s, N) and edge keys (n, k) of its nodes ``first : first + n``."""
+
+    form: FloatFormat
+    bits: np.ndarray
+    first: int
+    edges: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and nodes."""
+        return len(self.bits), len(self.edges)
+
+    @property
+    def wide(self) -> np.dtype:
+        return np.dtype(np.int64 if self.form is FLOAT64 else np.int32)
+
+    def on_device(self) -> tuple[object, object]:
+        """Bits, and edges (k, n) as the kernels take them."""
+        return cuda.to_device(self.bits), cuda.to_device(np.ascontiguousarray(self.edges.T.astype(self.wide)))
+
+    def codes(self) -> np.ndarray:
+        codes = np.full(self.shape, 77, np.uint8)
+        cpu.encode(cpu.make_coder(self.edges, self.form), self.bits, self.first, codes)
+        return codes
+
+
+def make_case(form: FloatFormat, k: int, samples: int, nodes: int, seed: int = 0) -> Case:
+    rng = np.random.default_rng(seed)
+    first = int(rng.integers(0, 4))
+    bits = nasty(rng, samples, first + nodes + int(rng.integers(0, 3)), form)
+    keys = to_keys(bits.view(form.storage), form)[:, first : first + nodes]
+    return Case(form, bits, first, edge_keys(rng, keys, k, form))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    form, k = draw(st.sampled_from(FORMS)), draw(st.sampled_from(EDGES))
+    nodes = draw(st.integers(1, 9))
+    return make_case(form, k, draw(st.integers(0, 60 // nodes)), nodes, draw(st.integers(0, 2**32)))
+
+
+def test_this_is_the_simulator() -> None:
+    assert SIMULATED
+
+
+# --- codes ---
+
+
+def check_codes(case: Case) -> None:
+    codes = cuda.to_device(np.full(case.shape, 77, np.uint8))
+    bits, edges = case.on_device()
+    encoding.encode(bits, case.first, edges, case.form.infinity, codes, 0)
+    np.testing.assert_array_equal(codes.copy_to_host(), case.codes())
+
+
+@given(cases())
+def test_codes(case: Case) -> None:
+    check_codes(case)
+
+
+@pytest.mark.parametrize("k", EDGES)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_codes_of_every_format(form: FloatFormat, k: int) -> None:
+    check_codes(make_case(form, k, 11, 5))
+
+
+# --- counts ---
+
+
+def check_counts(case: Case, rows: np.ndarray | None) -> None:
+    """Twice, because counts are added to what is there."""
+    nodes, k, form = len(case.edges), case.edges.shape[1], case.form
+    bits, edges = case.on_device()
+    histogram = cuda.to_device(np.zeros((k + 1, nodes), np.int64))
+    lowest = cuda.to_device(np.full(nodes, form.unused, case.wide))
+    highest = cuda.to_device(np.full(nodes, form.missing, case.wide))
+    chosen = None if rows is None else cuda.to_device(rows.astype(np.int32))
+    state = cpu.start_counts(cpu.make_counter(case.edges, form), 1, form)
+    for _ in range(2):
+        counting.count(bits, case.first, chosen, edges, form.infinity, histogram, lowest, highest, 0)
+        counted = case.bits if rows is None else np.ascontiguousarray(case.bits[rows])
+        cpu.add_counts(state, counted, case.first, np.zeros(len(counted), np.int64))
+    expected = cpu.finish_counts(state)
+    reached = histogram.copy_to_host()[::-1].cumsum(axis=0)[::-1]
+    np.testing.assert_array_equal(reached[0], expected.counted[0])
+    np.testing.assert_array_equal(reached[1:].T, expected.survivors[0])
+    np.testing.assert_array_equal(lowest.copy_to_host(), expected.lowest)
+    np.testing.assert_array_equal(highest.copy_to_host(), expected.highest)
+
+
+@given(cases(), st.data())
+def test_counts(case: Case, data: st.DataObject) -> None:
+    numbers = st.sets(st.integers(0, max(len(case.bits) - 1, 0)), max_size=len(case.bits))
+    check_counts(case, data.draw(st.none() | numbers.map(lambda chosen: np.array(sorted(chosen), np.int64))))
+
+
+@pytest.mark.parametrize("k", EDGES)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_counts_of_every_format(form: FloatFormat, k: int) -> None:
+    check_counts(make_case(form, k, 11, 5), None)
+
+
+def test_counts_of_nothing_but_nan() -> None:
+    case = make_case(BFLOAT16, 3, 9, 5)
+    case.bits[:] = BFLOAT16.infinity + 1
+    case.bits[::2] |= BFLOAT16.missing
+    check_counts(case, None)
