@@ -8,13 +8,14 @@ import tempfile
 
 from hypothesis import settings
 
-# Before anything imports numba: kernels of another run or another checkout must not answer.
-CACHE = tempfile.mkdtemp(prefix="hpv-numba-")
-os.environ["NUMBA_CACHE_DIR"] = CACHE
-
 # Tests of CUDA kernels need a process of their own, where the simulator runs them: test_cuda.py starts it.
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = [] if SIMULATED else ["simulated"]
+
+# Before anything imports numba: kernels of another run or another checkout must not answer.
+OURS = not (SIMULATED and "NUMBA_CACHE_DIR" in os.environ)
+if OURS:
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="hpv-numba-")
 
 settings.register_profile("default", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
@@ -22,4 +23,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(CACHE, ignore_errors=True)
+    if OURS:
+        shutil.rmtree(os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)

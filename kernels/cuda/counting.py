@@ -15,14 +15,14 @@ from hpv.kernels.cuda.device import THREADS, Kernel, block_columns, cuda, inline
 from hpv.kernels.cuda.searching import (
     ROWS,
     WIDE,
+    bytes_of,
     capacity_for,
-    make_load_edges,
+    make_load_table,
     make_search,
     missing_of,
     row_finder,
     rows_of_block,
     unused_of,
-    wide_bytes,
 )
 
 
@@ -55,9 +55,9 @@ def count(
 def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
     """The kernel for values of this type and at most so many edges, of chosen rows or of all."""
     wide, missing, unused, row_of = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type), row_finder(chosen)
-    columns = block_columns(capacity * wide_bytes(bits_type) + (capacity + 1) * 4)
+    columns = block_columns(capacity * bytes_of(wide) + (capacity + 1) * 4)
     turns, room, counters_room = THREADS // columns, capacity * columns, (capacity + 1) * columns
-    search, load_edges = make_search(capacity, columns), make_load_edges(bits_type, capacity, columns, turns)
+    search, load_edges = make_search(capacity, columns), make_load_table(capacity, columns, turns)
 
     def make_counting(rows_together: int) -> Any:
         """Count so many samples, ``turns`` apart from one another; the new extremes."""
@@ -90,7 +90,7 @@ def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
         width, used, nodes, infinity = uint32(width), uint32(used), uint32(nodes), wide(infinity)
         lane, turn = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
         node = uint32(uint32(cuda.blockIdx.x) * uint32(columns) + lane)
-        load_edges(edges, used, nodes, node, lane, turn, bound)
+        load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
         at = uint32(turn * columns + lane)
         while at < counters_room:
             counters[at] = 0

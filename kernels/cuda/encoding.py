@@ -14,12 +14,13 @@ from hpv.kernels.cuda.device import THREADS, Kernel, block_columns, cuda, inline
 from hpv.kernels.cuda.searching import (
     ROWS,
     WIDE,
+    bytes_of,
     capacity_for,
-    make_load_edges,
+    make_load_table,
     make_search,
     missing_of,
     rows_of_block,
-    wide_bytes,
+    unused_of,
 )
 from hpv.kernels.rules import MISSING_CODE
 
@@ -37,10 +38,10 @@ def encode(bits: Any, first: int, edges: Any, infinity: int, codes: Any, stream:
 @cache
 def encoder(bits_type: Any, capacity: int) -> Kernel:
     """The kernel for values of this type and at most so many edges."""
-    wide, missing = WIDE[bits_type], missing_of(bits_type)
-    columns = block_columns(capacity * wide_bytes(bits_type))
+    wide, missing, unused = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type)
+    columns = block_columns(capacity * bytes_of(wide))
     turns, room = THREADS // columns, capacity * columns
-    search, load_edges = make_search(capacity, columns), make_load_edges(bits_type, capacity, columns, turns)
+    search, load_edges = make_search(capacity, columns), make_load_table(capacity, columns, turns)
 
     def make_coding(rows: int) -> Any:
         """Codes of so many samples, ``turns`` apart from one another."""
@@ -71,7 +72,7 @@ def encoder(bits_type: Any, capacity: int) -> Kernel:
         # Lanes beyond the last node do what its lane does.
         lane = uint32(min(lane, uint32(nodes - 1 - begin)))
         node = uint32(begin + lane)
-        load_edges(edges, used, nodes, node, lane, turn, bound)
+        load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
         cuda.syncthreads()
         column = uint64(first) + uint64(node)
         i, stop = rows_of_block(cuda.blockIdx.y, turn, samples, height)

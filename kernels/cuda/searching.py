@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from numba import int16, int32, int64, uint32, uint64
+from numba import int16, int32, int64, uint8, uint32, uint64
 
-from hpv.kernels.cuda.device import inlined, reaches
+from hpv.kernels.cuda.device import inlined, key_of, reaches
 
 # How many edges a kernel is compiled for; edges that a node does not have are filled in as ones that nothing reaches.
 CAPACITIES = (7, 15, 31, 40, 63, 95, 127, 191, 254)
@@ -28,9 +28,9 @@ def capacity_for(edges: int) -> int:
     return next(capacity for capacity in CAPACITIES if edges <= capacity)
 
 
-def wide_bytes(bits: Any) -> int:
-    """Bytes of an edge in shared memory."""
-    return int(WIDE[bits].bitwidth) // 8
+def bytes_of(kind: Any) -> int:
+    """Bytes of a number."""
+    return int(kind.bitwidth) // 8
 
 
 def missing_of(bits: Any) -> int:
@@ -67,22 +67,42 @@ def make_search(capacity: int, columns: int) -> Callable[..., Any]:
 
 
 @cache
-def make_load_edges(bits: Any, capacity: int, columns: int, row_threads: int) -> Callable[..., Any]:
-    """Copies the edges of a block's columns into shared memory."""
-    wide, unused = WIDE[bits], unused_of(bits)
+def make_entry(values_type: Any, capacity: int, columns: int) -> Callable[..., Any]:
+    """From a value, or from a code that is there already, to the place of its entry in a table."""
 
     @inlined
-    def load_edges(edges: Any, used: Any, nodes: Any, node: Any, lane: Any, turn: Any, bound: Any) -> None:
-        """``edges`` (used, nodes); ``turn`` is the number of the thread among those of its column."""
-        e = uint32(turn)
-        while e < uint32(capacity):
-            there = e < used and node < nodes
-            bound[uint32(e * columns + lane)] = (
-                edges[uint64(e) * uint64(nodes) + uint64(node)] if there else wide(unused)
-            )
-            e = uint32(e + row_threads)
+    def entry_of_bits(bits: Any, infinity: Any, edges: Any, lane: Any, last: Any) -> Any:
+        """``entry * columns + lane``; the ``last`` entry is NaN's."""
+        key = key_of(wide(bits), infinity, wide(missing))
+        return uint32(last * columns + lane) if key == wide(missing) else search(key, edges, lane)
 
-    return load_edges
+    @inlined
+    def entry_of_code(code: Any, infinity: Any, edges: Any, lane: Any, last: Any) -> Any:
+        """The same."""
+        return uint32(min(uint32(code), last) * columns + lane)
+
+    if values_type is uint8:
+        return entry_of_code
+    wide, missing, search = WIDE[values_type], missing_of(values_type), make_search(capacity, columns)
+    return entry_of_bits
+
+
+@cache
+def make_load_table(room: int, columns: int, turns: int) -> Callable[..., Any]:
+    """Copies the columns of a block from a table into shared memory."""
+
+    @inlined
+    def load_table(table: Any, used: Any, nodes: Any, node: Any, lane: Any, turn: Any, otherwise: Any, to: Any) -> None:
+        """``table`` (used, nodes) to ``to`` (room, columns); ``turn``: the thread's number among those of a column."""
+        e = uint32(turn)
+        while e < uint32(room):
+            entry = otherwise
+            if e < used and node < nodes:
+                entry = table[uint64(e) * uint64(nodes) + uint64(node)]
+            to[uint32(e * columns + lane)] = entry
+            e = uint32(e + turns)
+
+    return load_table
 
 
 @inlined

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpv.backends import cpu
 from hpv.floats import BFLOAT16, FLOAT64, FORMATS, FloatFormat, to_keys
-from hpv.kernels.cuda import counting, encoding
+from hpv.kernels.cuda import counting, encoding, ranging
 from hpv.kernels.cuda.device import SIMULATED, cuda
 from strategies import edge_keys, nasty
 
@@ -60,6 +60,14 @@ def cases(draw: st.DrawFn) -> Case:
     form, k = draw(st.sampled_from(FORMS)), draw(st.sampled_from(EDGES))
     nodes = draw(st.integers(1, 9))
     return make_case(form, k, draw(st.integers(0, 60 // nodes)), nodes, draw(st.integers(0, 2**32)))
+
+
+@st.composite
+def choices(draw: st.DrawFn, samples: int) -> np.ndarray | None:
+    """Numbers of some rows, ascending; None for all."""
+    numbers = st.sets(st.integers(0, samples - 1), max_size=samples) if samples else st.just(set())
+    chosen = draw(st.none() | numbers)
+    return None if chosen is None else np.array(sorted(chosen), np.int64)
 
 
 def test_this_is_the_simulator() -> None:
@@ -113,8 +121,7 @@ def check_counts(case: Case, rows: np.ndarray | None) -> None:
 
 @given(cases(), st.data())
 def test_counts(case: Case, data: st.DataObject) -> None:
-    numbers = st.sets(st.integers(0, max(len(case.bits) - 1, 0)), max_size=len(case.bits))
-    check_counts(case, data.draw(st.none() | numbers.map(lambda chosen: np.array(sorted(chosen), np.int64))))
+    check_counts(case, data.draw(choices(len(case.bits))))
 
 
 @pytest.mark.parametrize("k", EDGES)
@@ -128,3 +135,44 @@ def test_counts_of_nothing_but_nan() -> None:
     case.bits[:] = BFLOAT16.infinity + 1
     case.bits[::2] |= BFLOAT16.missing
     check_counts(case, None)
+
+
+# --- ranges ---
+
+
+def check_ranges(case: Case, groups: int | None, rows: np.ndarray | None, dtype: type, seed: int) -> None:
+    """From values and from codes; rows that are not chosen stay as they were."""
+    (samples, nodes), rng = case.shape, np.random.default_rng(seed)
+    shape = groups or 1, case.edges.shape[1] + 2, nodes
+    tables = rng.random(shape).astype(dtype), rng.random(shape).astype(dtype)
+    group = rng.integers(0, groups or 1, samples).astype(np.int32)
+    expected, codes = [np.full(case.shape, 7, dtype) for _ in range(2)], case.codes()
+    cpu.look_up_ranges(codes, group, tuple(np.ascontiguousarray(one.swapaxes(1, 2)) for one in tables), expected)
+    if rows is not None:
+        for one in expected:
+            one[np.setdiff1d(np.arange(samples), rows)] = 7
+    bits, edges = case.on_device()
+    chosen = None if rows is None else cuda.to_device(rows.astype(np.int32))
+    grouped = None if groups is None else cuda.to_device(group)
+    there = tuple(cuda.to_device(one) for one in tables)
+    for straight in (True, False):
+        out = tuple(cuda.to_device(np.full(case.shape, 7, dtype)) for _ in range(2))
+        if straight:
+            ranging.ranges(bits, case.first, chosen, grouped, edges, case.form.infinity, there, out, 0)
+        else:
+            ranging.look_up(cuda.to_device(codes), chosen, grouped, there, out, 0)
+        for one, other in zip(out, expected, strict=True):
+            np.testing.assert_array_equal(one.copy_to_host(), other)
+
+
+@given(cases(), st.none() | st.integers(1, 3), st.data())
+def test_ranges(case: Case, groups: int | None, data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    check_ranges(case, groups, data.draw(choices(len(case.bits))), dtype, data.draw(st.integers(0, 2**32)))
+
+
+@pytest.mark.parametrize("k", EDGES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", [FLOAT64, BFLOAT16], ids=str)
+def test_ranges_of_any_number_of_edges(form: FloatFormat, dtype: type, k: int) -> None:
+    check_ranges(make_case(form, k, 7, 5), None, None, dtype, k)
