@@ -284,8 +284,8 @@ class _Cluster:
         for address, (version, limit, absent, lacking) in facts.items():
             _check_version(f"worker {address}", version)
             if lacking:
-                raise InputError(f"backend={backend!r} on the worker {address}: {lacking}. Start workers where there is "
-                                 "a GPU for each, or give backend='auto' or 'cpu'.")  # fmt: skip
+                raise InputError(f"backend={backend!r} on the worker {address}: {lacking}. Start workers where there "
+                                 "is a GPU for each, or give backend='auto' or 'cpu'.")  # fmt: skip
             if absent:
                 raise InputError(f"the worker {address} does not see {absent}; give a path that all workers see.")
             memory = min(memory, limit // 2 or memory)
