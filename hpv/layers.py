@@ -77,6 +77,11 @@ class Layer:
         """Names the data in the request of an output."""
         return {"shape": list(self._full_shape), "dtype": self.form.name}
 
+    @property
+    def device(self) -> str | None:
+        """Where the values are, as torch says it; None for this machine's memory and disks."""
+        return None
+
     def part(self, rows: slice) -> Layer:
         """Consecutive samples of it."""
         return PartLayer(self, rows)
@@ -205,8 +210,8 @@ class TensorLayer(Layer):
         self.on_device = array.is_cuda
 
     @property
-    def device(self) -> str:
-        """Where the tensor is."""
+    def device(self) -> str | None:
+        """Of the tensor."""
         return str(self._array.device)
 
     @property
@@ -243,8 +248,8 @@ class DeviceLayer(Layer):
                              "contiguous copy.")  # fmt: skip
 
     @property
-    def device(self) -> str:
-        """Where the array is."""
+    def device(self) -> str | None:
+        """Of the array."""
         from hpv.backends.gpu import number_of
 
         return f"cuda:{number_of(self._array)}"

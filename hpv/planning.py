@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpv.backends import OWN_MEMORY, Room
 from hpv.errors import InputError, warn
 from hpv.pilot import Rule, pilot_runs
 from hpv.resources import MIB, bytes_of, human, quantity, thread_count
@@ -112,17 +113,18 @@ def plan_fit(
     memory: int | str | None = None,
     threads: int | None = None,
     edges: int | None = None,
-    room: int | None = None,
+    room: Room = OWN_MEMORY,
 ) -> Plan:
     """The plan of a fit: ``rule`` proposes the edges, or ``edges`` of each node are given.
 
-    ``room``: bytes for blocks and tables where that is not this process's memory.
+    ``room``: what the backend has for blocks.
     """
     budget, workers = bytes_of(memory), thread_count(threads)
     count = edges if edges is not None else (rule.bins if rule else 32) + SPARE_EDGES
     count = min(count, 254)
     state = sum(_state_bytes(layer, count, classes) for layer in source.layers.values())
-    usable = _within(_usable(budget, state, "the state of all layers"), room)
+    staged = _staged(source.layers.values(), workers, room)
+    usable = _within(_usable(budget, state, "the state of all layers", staged), room)
     layers, peak = [], 0
     for layer in source.layers.values():
         itemsize = layer.form.key.itemsize
@@ -132,7 +134,7 @@ def plan_fit(
         # counters.
         proposing = ((1 << max(pilot_samples - 1, 0).bit_length()) + 2 * 254) * itemsize
         counting = (count + 1) * (itemsize + workers * classes * (2 * itemsize + 8))
-        found = walk(layer, Walk(counting, workers, usable, pilot, proposing if pilot else 0))
+        found = walk(layer, Walk(counting, workers, usable, pilot, proposing if pilot else 0, places=room.places))
         layers.append(found.plan)
         peak = max(peak, found.need)
     _warn_of_layouts(source.layers.values(), layers)
@@ -152,13 +154,14 @@ def plan_score(
     threads: int | None = None,
     levels: int = 257,
     groups: int = 1,
-    room: int | None = None,
+    room: Room = OWN_MEMORY,
 ) -> Plan:
     """The plan of a score: ``kept`` bytes are written per value, ``scores`` results per sample; see `plan_fit`."""
     budget, workers = bytes_of(memory), thread_count(threads)
     of_sample = tails * groups * levels * 4
     largest = max(budget // TALLY_SHARE // of_sample, 1)
     tallies = min(largest, source.samples) * of_sample
+    tallies += _staged(source.layers.values(), workers, room)
     held = background.state_bytes + tallies
     usable = _within(_usable(budget, background.state_bytes, "the background", tallies), room)
     per_node = {}
@@ -169,7 +172,7 @@ def plan_score(
     tables = sum(each * background.layers[name].nodes for name, each in per_node.items())
     layers = [source.layers[theirs] for theirs in pairs.values()]
     most, nodes = max(largest // workers, 1), sum(one.shape[1] for one in layers)
-    every = Walk(0, workers, usable, kept=kept, all_nodes=nodes, most=most)
+    every = Walk(0, workers, usable, kept=kept, all_nodes=nodes, most=most, places=room.places)
     apart = [every._replace(per_node=each, apart=True) for each in per_node.values()]
     at_once = every._replace(usable=usable - tables, windows=sum(one.reads_whole for one in layers))
     together, found = _together_or_apart(layers, at_once if tables <= usable // 2 else None, apart)
@@ -237,16 +240,21 @@ def _usable(budget: int, state: int, what: str, aside: int = 0) -> int:
     return usable
 
 
-def _within(usable: int, room: int | None) -> int:
+def _staged(layers: Iterable[Layer], workers: int, room: Room) -> int:
+    """Bytes of copies of blocks that lie in memory."""
+    return workers * room.places * room.staged if any(layer.in_memory for layer in layers) else 0
+
+
+def _within(usable: int, room: Room) -> int:
     """What both memories have room for."""
-    if room is None:
+    if room.free is None:
         return usable
-    if room < LEAST_ROOM:
+    if room.free < LEAST_ROOM:
         raise InputError(
-            f"the GPU has {human(room)} left, blocks and tables need at least {human(LEAST_ROOM)}; end what else uses "
-            "it, or give backend='cpu'."
+            f"the GPU has {human(room.free)} left, blocks and tables need at least {human(LEAST_ROOM)}; end what else "
+            "uses it, or give backend='cpu'."
         )
-    return min(usable, room)
+    return min(usable, room.free)
 
 
 def plan(

@@ -217,9 +217,6 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint16)
 
 
-_ON_DEVICES = TensorLayer, DeviceLayer
-
-
 def _checked(activations: Activations) -> Activations:
     first, *others = activations.layers.values()
     for layer in others:
@@ -228,10 +225,11 @@ def _checked(activations: Activations) -> Activations:
                 f"layer {layer.name} has {quantity(layer.shape[0], 'sample')}, layer {first.name} has "
                 f"{first.shape[0]:,}; give the same samples of every layer."
             )
-    places = {layer.device: layer for layer in activations.layers.values() if isinstance(layer, _ON_DEVICES)}
-    if len(places) > 1:
-        (one, first), (other, second), *_ = places.items()
-        raise InputError(f"layer {first.name} is on {one}, layer {second.name} on {other}; bring them to one device.")
+    placed = [layer for layer in activations.layers.values() if layer.device is not None]
+    for layer in placed:
+        if layer.device != placed[0].device:
+            raise InputError(f"layer {placed[0].name} is on {placed[0].device}, layer {layer.name} on {layer.device}; "
+                             "bring them to one device.")  # fmt: skip
     for what, values in (("labels", activations.labels), ("ids", activations.ids)):
         if values is not None and len(values) != activations.samples:
             samples = quantity(activations.samples, "sample")

@@ -102,6 +102,8 @@ class Walk(NamedTuple):
     """Whether the samples that all threads work on are gone through tile after tile."""
     windows: int = 1
     """Layers that may hold windows at the same time."""
+    places: int = 1
+    """Blocks that a thread has under way."""
 
     def at_once(self, samples: int) -> int:
         """Samples that a thread goes through in one go, at most; a narrow layer beside wide ones could have more."""
@@ -227,7 +229,7 @@ def _direct(layer: Layer, job: Walk, width: int) -> Way | None:
     samples, nodes = layer.shape
     itemsize, share = layer.form.key.itemsize, job.usable // 2
     chunk_rows, _ = _chunk(layer)
-    row = width * (itemsize + job.kept)
+    row = width * (itemsize + job.kept) * job.places
     scratch = layer.scratch(chunk_rows) if layer.reads_whole else 0
     fitting = max(1, min(samples, job.most or samples, (share // job.workers - scratch) // max(row, 1)))
     unit = chunk_rows
@@ -260,7 +262,7 @@ def _shared(layer: Layer, job: Walk, width: int) -> Way | None:
     """Threads share windows, and no more of them read at once than there is room for chunks."""
     samples, _ = layer.shape
     itemsize, (chunk_rows, _) = layer.form.key.itemsize, _chunk(layer)
-    row, scratch = width * (itemsize + job.kept), layer.scratch(chunk_rows)
+    row, scratch = width * (itemsize + job.kept) * job.places, layer.scratch(chunk_rows)
     room = job.usable - max(int(width * job.per_node), job.usable // 4)
     if job.windows > 1:
         room = job.usable // 2 // job.windows

@@ -8,14 +8,15 @@ import tempfile
 
 from hypothesis import settings
 
+# Before anything imports numba: kernels of another run or another checkout must not answer. The processes of one run
+# have the one that the first of them made.
+OURS = "HPV_TEST_CACHE" not in os.environ
+if OURS:
+    os.environ["HPV_TEST_CACHE"] = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="hpv-numba-")
+
 # Tests of CUDA kernels need a process of their own, where the simulator runs them: test_cuda.py starts it.
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 collect_ignore = [] if SIMULATED else ["simulated"]
-
-# Before anything imports numba: kernels of another run or another checkout must not answer.
-OURS = not (SIMULATED and "NUMBA_CACHE_DIR" in os.environ)
-if OURS:
-    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="hpv-numba-")
 
 settings.register_profile("default", deadline=None, max_examples=40, derandomize="CI" in os.environ)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
@@ -24,4 +25,4 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 def pytest_unconfigure() -> None:
     if OURS:
-        shutil.rmtree(os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+        shutil.rmtree(os.environ["HPV_TEST_CACHE"], ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,21 @@ CODED_SAMPLES = 256
 def coded_samples(nodes: int) -> int:
     """Samples whose codes are used before those of the next ones are made."""
     return max(1, CACHED_CODES // max(nodes, 1) // CODED_SAMPLES) * CODED_SAMPLES
+
+
+class Room(NamedTuple):
+    """What a backend needs, and has, for blocks."""
+
+    places: int = 1
+    """Blocks that a thread has under way."""
+    staged: int = 0
+    """Bytes of a copy that it makes of a part of a block that lies in memory already."""
+    free: int | None = None
+    """Bytes for blocks and tables of all threads where they are worked on; None: it is this process's memory."""
+
+
+OWN_MEMORY = Room()
+"""Blocks are worked on where they were read."""
 
 
 @dataclass
@@ -67,8 +82,8 @@ class Backend(Protocol):
     def make_buffers(self) -> Buffers:
         """Memory that blocks are read into, for threads of one run."""
 
-    def room(self) -> int | None:
-        """Bytes that are left for blocks and tables where they are worked on; None: it is this process's memory."""
+    def room(self) -> Room:
+        """What plans must know of it."""
 
     def make_counter(self, edges: np.ndarray, form: FloatFormat) -> Any:
         """Lay out inner edge keys (n, k) for counting."""

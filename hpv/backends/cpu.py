@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpv.backends import Counted, coded_samples
+from hpv.backends import OWN_MEMORY, Counted, Room, coded_samples
 from hpv.buffers import Buffers
 from hpv.floats import FloatFormat
 from hpv.kernels import coding, ranging, tallying
@@ -21,9 +21,9 @@ def make_buffers() -> Buffers:
     return Buffers()
 
 
-def room() -> int | None:
+def room() -> Room:
     """See `Backend`."""
-    return None
+    return OWN_MEMORY
 
 
 def make_counter(edges: np.ndarray, form: FloatFormat) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from hpv.backends import Counted, cpu, gpu
+from hpv.backends import Counted, Room, cpu, gpu
 from hpv.buffers import Buffers
 from hpv.errors import DataError, HpvError, InputError
 from hpv.floats import FloatFormat
@@ -28,11 +28,15 @@ from hpv.resources import MIB, human
 
 name = "cuda"
 codes_again = True
-LARGEST_PLACE = 32 * MIB
-"""Bytes of a place for blocks: copying larger ones is no faster."""
+LARGEST_PLACE = 8 * MIB
+"""Bytes that are copied to pinned memory at once: for more, copying is no faster."""
+LARGEST_TALLIES = 64 * MIB
+"""Bytes of tallies, and of codes beside them, that are fetched at once."""
 PLACES = 2
 FIRST = 0
 """The GPU that works on what is in this machine's memory."""
+FEWEST_OF_A_GROUP = 256
+"""Samples that are worth a pass of their own."""
 ROOM_SHARE = 4
 """One part in so many of what is free on the GPU stays so."""
 
@@ -59,10 +63,10 @@ def check() -> None:
         raise InputError(f"backend='cuda': {what}. Or give backend='cpu'.")
 
 
-def room() -> int | None:
+def room() -> Room:
     """See `Backend`."""
     free = gpu.free_memory()
-    return None if free is None else free - free // ROOM_SHARE
+    return Room(PLACES, LARGEST_PLACE, None if free is None else free - free // ROOM_SHARE)
 
 
 def _plainly(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -408,6 +412,18 @@ class Ranges:
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
         self.tables = _Tables(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
 
+    def parts(self, group: np.ndarray, piece: Piece) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
+        """Rows of a piece, their groups, and tables, as the kernels want them.
+
+        Group by group where there are many samples of each: then the tables of one are nearer.
+        """
+        low, high = self.tables.on(piece.number)
+        if len(group) < FEWEST_OF_A_GROUP * len(np.unique(group)):
+            yield None, cuda.to_device(group.astype(np.int32), stream=piece.stream), (low, high)
+            return
+        for g, rows in _rows_by_group(group, piece.stream):
+            yield rows, None, (low[g : g + 1], high[g : g + 1])
+
 
 def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Ranges:
     """See `Backend`."""
@@ -427,9 +443,10 @@ def ranges(
     """See `Backend`."""
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
-        (edges,), tables = coder.tables.on(piece.number), ranges.tables.on(piece.number)
-        own = cuda.to_device(group[piece.rows].astype(np.int32), stream=piece.stream)
-        ranging.ranges(piece.values, piece.first, own, edges, coder.form.infinity, *tables, *out, piece.stream)
+        (edges,) = coder.tables.on(piece.number)
+        for rows, own, tables in ranges.parts(group[piece.rows], piece):
+            what = rows, own, edges, coder.form.infinity, tables
+            ranging.ranges(piece.values, piece.first, *what, out, piece.stream)
 
     _map(launch, bits, first, out)
 
@@ -440,8 +457,8 @@ def look_up_ranges(codes: Any, group: np.ndarray, tables: tuple[np.ndarray, np.n
     made = Ranges(*tables)
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
-        own = cuda.to_device(group[piece.rows].astype(np.int32), stream=piece.stream)
-        ranging.look_up(piece.values, own, *made.tables.on(piece.number), *out, piece.stream)
+        for rows, own, tables in made.parts(group[piece.rows], piece):
+            ranging.look_up(piece.values, rows, own, tables, out, piece.stream)
 
     _map(launch, codes, 0, out)
 
@@ -515,7 +532,7 @@ def tally_values(
 ) -> int | None:
     """See `Backend`."""
     nodes, form = tallier.coder.nodes, tallier.coder.form
-    step = max(1, LARGEST_PLACE // (tallier.tails * tallying.LEVELS * 4 + (codes is not None) * nodes))
+    step = max(1, LARGEST_TALLIES // (tallier.tails * tallying.LEVELS * 4 + (codes is not None) * nodes))
     nan = 0
     for whole in _pieces(bits, first, nodes):
         (edges,), levels = tallier.coder.tables.on(whole.number), tallier.levels.on(whole.number)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from hpv.backends import cuda, gpu
+from hpv.backends import Room, cuda, gpu
 from hpv.floats import FORMATS
 from hpv.kernels.cuda.device import cuda as driver
 from hpv.layers import DeviceLayer
@@ -171,12 +171,16 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.zeros((4, 2), np.float32)
     monkeypatch.setattr(cuda, "SIMULATED", False)
     monkeypatch.setattr(cuda, "find_spec", lambda _: None)
-    with pytest.raises(hpv.InputError, match=r"backend='cuda': the package numba-cuda is not installed: pip install 'hpv"):
+    with pytest.raises(
+        hpv.InputError, match=r"backend='cuda': the package numba-cuda is not installed: pip install 'hpv"
+    ):
         hpv.fit(x, backend="cuda")
     monkeypatch.setattr(cuda, "find_spec", lambda _: "there")
     monkeypatch.setattr(driver, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "why_not", lambda: "no driver")
-    with pytest.raises(hpv.InputError, match=r"no GPU that can be used \(no driver\); nvidia-smi .* or give backend='cpu'|Or"):
+    with pytest.raises(
+        hpv.InputError, match=r"no GPU that can be used \(no driver\); nvidia-smi .* or give backend='cpu'|Or"
+    ):
         hpv.fit(x, backend="cuda")
     assert hpv.fit(x, backend="auto").nodes == 2
 
@@ -185,7 +189,11 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("said", "kind", "message"),
     [
         ("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY", hpv.InputError, "the GPU has no room for"),
-        ("[719] CUDA_ERROR_LAUNCH_FAILED", hpv.DataError, r"the GPU failed: \[719\] CUDA_ERROR_LAUNCH_FAILED; start anew"),
+        (
+            "[719] CUDA_ERROR_LAUNCH_FAILED",
+            hpv.DataError,
+            r"the GPU failed: \[719\] CUDA_ERROR_LAUNCH_FAILED; start anew",
+        ),
     ],
 )
 def test_a_device_that_fails(monkeypatch: pytest.MonkeyPatch, said: str, kind: type[Exception], message: str) -> None:
@@ -199,11 +207,15 @@ def test_a_device_that_fails(monkeypatch: pytest.MonkeyPatch, said: str, kind: t
 
 
 def test_a_small_device(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "room", lambda: 2**20)
-    with pytest.raises(hpv.InputError, match=r"the GPU has 1 MiB left, blocks and tables need at least 64 MiB; end what"):
+    monkeypatch.setattr(cuda, "room", lambda: Room(free=2**20))
+    with pytest.raises(
+        hpv.InputError, match=r"the GPU has 1 MiB left, blocks and tables need at least 64 MiB; end what"
+    ):
         hpv.fit(store, backend="cuda")
     wide = np.zeros((300, 200_000), np.float32)
-    monkeypatch.setattr(cuda, "room", lambda: 2**26)
+    monkeypatch.setattr(cuda, "room", lambda: Room(2, 2**23, free=2**26))
     narrow = hpv.plan("fit", wide, backend="cuda", memory="4GiB", edges=[0.0])
-    assert len(narrow.layers[0].tiles) == len(hpv.plan("fit", wide, backend="cpu", memory="4GiB", edges=[0.0]).layers[0].tiles)
+    assert len(narrow.layers[0].tiles) == len(
+        hpv.plan("fit", wide, backend="cpu", memory="4GiB", edges=[0.0]).layers[0].tiles
+    )
     assert narrow.layers[0].block < hpv.plan("fit", wide, backend="cpu", memory="4GiB", edges=[0.0]).layers[0].block
