@@ -20,6 +20,8 @@ from hpv.resources import available_memory
 
 LEAST_OF_PCIE = 0.85
 """Share of the copy's rate that a call on pinned memory must reach."""
+PIECE = 32 * MIB
+"""Bytes that are copied at once: larger pieces go no faster."""
 
 
 def measure(options: Options) -> Table:
@@ -36,25 +38,25 @@ def measure(options: Options) -> Table:
     if (free := gpu.free_memory()) is not None:
         size = min(size, free // 4)
     there = cuda.to_device(pinned[: rows_of(size, options.nodes, 4)])
-    codes, place = (np.empty(pinned.shape, np.uint8), cuda.device_array(there.shape, np.uint8)), backend.Place()
-    for where, values, out, least in (
-        ("pinned memory", pinned, codes[0], LEAST_OF_PCIE),
-        ("the GPU", resident(there), codes[1], None),
+    place = backend.Place()
+    of_pinned = {"copy": partial(copy_from_pinned, pinned, place)}
+    of_pinned |= whole(pinned, background, np.empty(pinned.shape, np.uint8), options.threads)
+    of_there = {"copy": partial(copy_there, there, place)}
+    of_there |= whole(resident(there), background, cuda.device_array(there.shape, np.uint8), options.threads)
+    for where, cases, least, values, moved in (
+        ("pinned memory", of_pinned, LEAST_OF_PCIE, pinned.size, {}),
+        ("the GPU", of_there, None, there.size, {"copy": 8, "Background.encode": 5}),
     ):
-        copy = partial(copy_from_pinned, pinned, place) if values is pinned else partial(copy_there, there, place)
-        cases = {"copy": copy, **whole(values, background, out, options.threads)}
         taken = {name: median(found) for name, found in rounds_of(cases, options.rounds).items()}
-        moved = pinned.nbytes if values is pinned else there.nbytes
-        for name, seconds in taken.items():
-            share = taken["copy"] / seconds
-            wanted = None if name == "copy" else least
-            table.add(call=name, values_in=where, GB_per_s=moved / seconds / 1e9, share_of_copy=share, least=wanted,
+        rates = {name: values * moved.get(name, 4) / seconds / 1e9 for name, seconds in taken.items()}
+        for name, rate in rates.items():
+            share, wanted = rate / rates["copy"], None if name == "copy" else least
+            table.add(call=name, values_in=where, GB_per_s=rate, share_of_copy=share, least=wanted,
                       met=None if wanted is None else met(share, least=wanted))  # fmt: skip
     table.notes += [
-        f"Medians of {options.rounds} rounds, from call to answer; GB/s of values, {pinned.nbytes / 1e9:.2g} GB of them",
-        f"in pinned memory, which are copied to the GPU in pieces of {backend.LARGEST_PLACE // MIB} MiB. encode also "
-        "writes to",
-        "the memory of the machine, a byte per value.",
+        f"Medians of {options.rounds} rounds, from call to answer. In pinned memory: {pinned.nbytes / 1e9:.2g} GB of",
+        f"values, which are copied to the GPU in pieces of {PIECE // MIB} MiB; encode writes a byte for each here.",
+        f"On the GPU: {there.nbytes / 1e9:.2g} GB; what is read there and written there counts.",
     ]
     return table
 
@@ -75,7 +77,7 @@ def whole(values: Any, background: Background, codes: Any, threads: int) -> dict
 
 def copy_from_pinned(pinned: np.ndarray, place: Any) -> None:
     """Everything to the device, piece by piece, to one place there."""
-    step = max(1, backend.LARGEST_PLACE // pinned[0].nbytes)
+    step = max(1, PIECE // pinned[0].nbytes)
     for start in range(0, len(pinned), step):
         place.send("values", pinned[start : start + step])
     place.stream.synchronize()

@@ -117,23 +117,21 @@ def prepare(bits: np.ndarray, samples: int, form: FloatFormat, background: Backg
     tallier = backend.make_tallier(closed, form, levels, GRID)
     made = backend.make_ranges((pmin_table, pmax_table), closed, form)
     (inner,), (edges,) = counter.tables.on(backend.FIRST), tallier.coder.tables.on(backend.FIRST)
-    group = cuda.to_device(np.zeros(samples, np.int32))
-    codes = place.on_device("codes", (samples, nodes), np.uint8)
-    out = [place.on_device(name, (samples, nodes), np.float32) for name in ("pmin", "pmax")]
-    found = [place.on_device("tallies", (len(TAILS), samples, GRID + 2), np.int32),
-             place.on_device("missing", (samples,), np.int32)]  # fmt: skip
-    at, infinity = (values, 0), form.infinity
     counts = state.histograms[0], state.lowest, state.highest
-    packed = tallier.levels.on(backend.FIRST)[0]
+    codes = place.on_device("codes", (samples, nodes), np.uint8)
+    out = tuple(place.on_device(name, (samples, nodes), np.float32) for name in ("pmin", "pmax"))
+    tallies = place.on_device("tallies", (len(TAILS), samples, GRID + 2), np.int32)
+    nan, packed = cuda.to_device(np.zeros(1, np.int64)), tallier.levels.on(backend.FIRST)[0]
+    at, by = (values, 0), (edges, form.infinity)
+    counted = partial(counting.count, *at, None, inner, form.infinity, *counts, stream)
+    ranged = partial(ranging.ranges, *at, None, None, *by, made.tables.on(backend.FIRST), out, stream)
     return {
         "copy": Case(2 * size, partial(target.copy_to_device, values, stream=stream)),
-        "fit": Case(size, partial(counting.count, *at, None, inner, infinity, *counts, stream)),
-        "encode": Case(size + 1, partial(encoding.encode, *at, edges, infinity, codes, stream)),
-        "ranges": Case(size + 8, partial(ranging.ranges, *at, group, edges, infinity, *made.tables.on(backend.FIRST), *out,
-                                         stream)),
-        "scan, 3 tails": Case(size, partial(tallying.tally, *at, None, edges, infinity, packed, len(TAILS), *found, None,
-                                            stream)),
-    }  # fmt: skip
+        "fit": Case(size, counted),
+        "encode": Case(size + 1, partial(encoding.encode, *at, *by, codes, stream)),
+        "ranges": Case(size + 8, ranged),
+        "scan, 3 tails": Case(size, partial(tallying.tally, *at, None, *by, packed, tallies, None, nan, stream)),
+    }
 
 
 def check(bits: np.ndarray, form: FloatFormat, background: Background) -> None:

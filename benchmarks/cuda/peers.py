@@ -67,9 +67,9 @@ def ranges_cases(values: np.ndarray, background: Background, torch: Any) -> Case
     closed, (tables, _) = background.closed("activations"), tables_of(background)
     made = backend.make_ranges(tables, closed.edges, closed.form)
     (edges,) = backend.make_coder(closed.edges, closed.form).tables.on(backend.FIRST)
-    bits, group = cuda.to_device(values.view(np.int32)), cuda.to_device(np.zeros(len(values), np.int32))
-    ours = [cuda.device_array(values.shape, np.float32) for _ in range(2)]
-    what = bits, 0, group, edges, closed.form.infinity, *made.tables.on(backend.FIRST), *ours, cuda.default_stream()
+    bits, ours = cuda.to_device(values.view(np.int32)), tuple(cuda.device_array(values.shape, np.float32) for _ in "ab")
+    by = edges, closed.form.infinity, made.tables.on(backend.FIRST)
+    what = bits, 0, None, None, *by, ours, cuda.default_stream()
     cases: dict[str, Callable[[], Any]] = {"hpv, ranges": partial(ranging.ranges, *what)}
     left: dict[str, Any] = {"ours": ours}
     if isinstance(torch, str):
