@@ -73,10 +73,10 @@ def _look_up(
     grouped, chosen = group is not None, rows is not None
     variant = from_dtype(values.dtype), capacity_for(used), from_dtype(tables[0].dtype)
     kernel = ranger(*variant, grouped, chosen)
-    samples = rows.size if chosen else samples
+    samples = samples if rows is None else rows.size
     width = -(-nodes // kernel.threads[0])
     parts, height = spread(samples, width)
-    where = values, columns, first, rows if chosen else values, samples, height, group if grouped else values
+    where = values, columns, first, values if rows is None else rows, samples, height, group if grouped else values
     kernel.launch((width, parts), stream, *where, *what, *tables, *out)
 
 

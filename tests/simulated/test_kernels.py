@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from hpv.backends import cpu
 from hpv.floats import BFLOAT16, FLOAT64, FORMATS, FloatFormat, to_keys
-from hpv.kernels.cuda import counting, encoding, ranging
+from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
+from hpv.kernels.rules import MISSING_CODE
 from strategies import edge_keys, nasty
 
 FORMS = list(FORMATS.values())
@@ -56,10 +57,11 @@ def make_case(form: FloatFormat, k: int, samples: int, nodes: int, seed: int = 0
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, values: int = 60) -> Case:
+    """At most so many values."""
     form, k = draw(st.sampled_from(FORMS)), draw(st.sampled_from(EDGES))
     nodes = draw(st.integers(1, 9))
-    return make_case(form, k, draw(st.integers(0, 60 // nodes)), nodes, draw(st.integers(0, 2**32)))
+    return make_case(form, k, draw(st.integers(0, values // nodes)), nodes, draw(st.integers(0, 2**32)))
 
 
 @st.composite
@@ -176,3 +178,76 @@ def test_ranges(case: Case, groups: int | None, data: st.DataObject) -> None:
 @pytest.mark.parametrize("form", [FLOAT64, BFLOAT16], ids=str)
 def test_ranges_of_any_number_of_edges(form: FloatFormat, dtype: type, k: int) -> None:
     check_ranges(make_case(form, k, 7, 5), None, None, dtype, k)
+
+
+# --- tallies ---
+
+
+def make_levels(rng: np.random.Generator, case: Case, thresholds: int) -> np.ndarray:
+    """Levels (n, k + 2) as the scanner makes them: NaN and some nodes have no p-value."""
+    levels = rng.integers(0, thresholds + 1, (case.shape[1], case.edges.shape[1] + 2))
+    levels[:, -1] = thresholds + 1
+    levels[rng.random(len(levels)) < 0.2] = thresholds + 1
+    return levels.astype(np.uint16)
+
+
+def expected_tally(codes: np.ndarray, rows: np.ndarray, levels: np.ndarray, thresholds: int) -> np.ndarray:
+    tally = np.zeros((len(codes), thresholds + 2), np.int32)
+    cpu.tally(codes, rows, np.zeros(len(rows), np.int64), cpu.make_levels(levels[None], thresholds), tally)
+    return tally
+
+
+def check_tallies(case: Case, tails: int, rows: np.ndarray | None, thresholds: int, keep: bool) -> None:
+    """Twice, because nodes are added to what is there."""
+    (samples, _), rng = case.shape, np.random.default_rng(tails)
+    levels = [make_levels(rng, case, thresholds) for _ in range(tails)]
+    packed = sum(one.T.astype(np.int32) << (10 * v) for v, one in enumerate(levels))
+    tallies = cuda.to_device(np.zeros((tails, samples, thresholds + 2), np.int32))
+    codes = cuda.to_device(np.full(case.shape, 77, np.uint8)) if keep else None
+    missing = cuda.to_device(np.zeros(1, np.int64))
+    chosen = None if rows is None else cuda.to_device(rows.astype(np.int32))
+    bits, edges = case.on_device()
+    for _ in range(2):
+        where = bits, case.first, chosen, edges, case.form.infinity
+        tallying.tally(*where, cuda.to_device(np.ascontiguousarray(packed)), tallies, codes, missing, 0)
+    rows = np.arange(samples) if rows is None else rows
+    coded = case.codes()
+    for v, one in enumerate(levels):
+        expected = 2 * expected_tally(coded, rows, one, thresholds)
+        np.testing.assert_array_equal(tallies.copy_to_host()[v], expected)
+    assert missing.copy_to_host()[0] == 2 * (coded[rows] == MISSING_CODE).sum()
+    if codes is not None:
+        np.testing.assert_array_equal(codes.copy_to_host()[rows], coded[rows])
+        left = np.setdiff1d(np.arange(samples), rows)
+        assert (codes.copy_to_host()[left] == 77).all()
+
+
+@given(cases(20), st.integers(1, 3), st.sampled_from([255, 255, 256, 3, 1]), st.booleans(), st.data())
+def test_tallies(case: Case, tails: int, thresholds: int, keep: bool, data: st.DataObject) -> None:
+    check_tallies(case, tails, data.draw(choices(len(case.bits))), thresholds, keep)
+
+
+@pytest.mark.parametrize("k", EDGES)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_tallies_of_every_format(form: FloatFormat, k: int) -> None:
+    check_tallies(make_case(form, k, 7, 5), 1 + k % 3, None, 255, k % 2 == 0)
+
+
+def test_tallies_of_many_columns() -> None:
+    """Shared out among blocks."""
+    check_tallies(make_case(BFLOAT16, 7, 5, 29), 2, None, 255, True)
+
+
+@given(cases(), st.sampled_from([255, 3, 70_000]), st.data())
+def test_tallies_of_codes(case: Case, thresholds: int, data: st.DataObject) -> None:
+    samples, codes = len(case.bits), case.codes()
+    levels = make_levels(np.random.default_rng(0), case, min(thresholds, 60_000))
+    if thresholds > 60_000:
+        levels = levels.astype(np.int32)
+        levels[levels > 60_000] = thresholds + 1
+    rows = data.draw(choices(samples))
+    rows = np.arange(samples) if rows is None else rows
+    tally = cuda.to_device(np.zeros((samples, thresholds + 2), np.int32))
+    there = cuda.to_device(codes), cuda.to_device(rows.astype(np.int32)), cuda.to_device(levels)
+    tallying.tally_codes(*there, tally, 0)
+    np.testing.assert_array_equal(tally.copy_to_host(), expected_tally(codes, rows, levels, thresholds))

@@ -1,0 +1,301 @@
+"""Scanning on a device: from values, or from codes, to tallies.
+
+A tally says how many nodes of a sample fall at each level of significance; after the thresholds come the level of
+nodes above all of them, and that of nodes without a p-value.
+
+From values, a block takes some samples past its columns, and its tallies lie in shared memory: two counters of 16 bits
+in a word, because many samples must share the loading of edges and levels. Half of all nodes are above all
+thresholds; they would all want the same counter, so they are found by leaving them out.
+
+Shapes: s = samples, N = columns of the block in memory, n = nodes, k = edges, r = chosen rows, v = tails,
+t = k + 2 = entries of a node's levels (codes 0..k, the last one for NaN), g = thresholds. Arrays lie on the device, in
+C order.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from numba import from_dtype, int32, int64, uint8, uint32, uint64
+
+from hpv.kernels.cuda.device import (
+    BLOCKS,
+    LANES,
+    SHARED_BYTES,
+    SIMULATED,
+    THREADS,
+    Kernel,
+    cuda,
+    inlined,
+    vector,
+)
+from hpv.kernels.cuda.searching import (
+    WIDE,
+    bytes_of,
+    capacity_for,
+    make_entry,
+    make_load_table,
+    row_finder,
+    unused_of,
+)
+from hpv.kernels.rules import MISSING_CODE
+
+# Levels of a tail in an entry of the packed levels.
+LEVEL_BITS = 10
+LEVEL_MASK = (1 << LEVEL_BITS) - 1
+MOST_TAILS = 3
+# Thresholds that counters in shared memory have room for.
+MOST_THRESHOLDS = 256
+WORDS = MOST_THRESHOLDS // 2
+# Words from one tally to the next: an odd number, so that tallies are added up without meeting in a bank.
+PITCH = WORDS + 1
+# The second counter of a word.
+UPPER = 1 << 16
+LOWER = UPPER - 1
+# Columns that a block takes: enough to be worth its tallies, few enough for counters of 16 bits.
+FEWEST_COLUMNS = 8 if SIMULATED else 4096
+MOST_COLUMNS = 65_535
+
+
+class Shape(NamedTuple):
+    """How a block is laid out."""
+
+    columns: int
+    """Columns that are searched together."""
+    turns: int
+    """Threads of a column."""
+    each: int
+    """Samples of a thread."""
+
+    @property
+    def rows(self) -> int:
+        """Samples of a block."""
+        return self.turns * self.each
+
+
+def shape_for(capacity: int, wide_bytes: int, tails: int) -> Shape:
+    """The block whose tables and tallies fit into shared memory: many samples first, then many threads."""
+    if SIMULATED:
+        return Shape(LANES, THREADS // LANES, 2)
+    fitting, columns = [], LANES
+    while columns >= 8:
+        left = SHARED_BYTES - columns * (capacity * wide_bytes + (capacity + 2) * 4)
+        rows, turns = left // (tails * (PITCH + 1) * 4), THREADS // columns
+        while columns * turns >= 64:
+            fitting += [Shape(columns, turns, each) for each in (1, 2, 3, 4, 6, 8, 9) if turns * each <= rows]
+            turns //= 2
+        columns //= 2
+    return max(fitting, key=lambda shape: (shape.rows**2 * shape.columns * shape.turns, shape.columns))
+
+
+def tally(
+    bits: Any,
+    first: int,
+    rows: Any | None,
+    edges: Any,
+    infinity: int,
+    levels: Any,
+    tallies: Any,
+    codes: Any | None,
+    missing: Any,
+    stream: Any,
+) -> None:
+    """Add rows of a block (s, N), nodes ``first : first + n``, to tallies (v, s, g + 2) int32, for edge keys (k, n).
+
+    ``rows`` (r,) int32: the chosen samples, all different; None for all. ``levels`` (t, n) int32: those of tail v in
+    the bits ``10 * v`` and up. ``codes`` (s, n) uint8 are left behind where they are asked for. ``missing`` (1,) int64
+    grows by the number of NaN. At most 256 thresholds and 3 tails.
+    """
+    (samples, columns), (used, nodes), (tails, _, entries) = bits.shape, edges.shape, tallies.shape
+    assert max(tails / MOST_TAILS, (entries - 2) / MOST_THRESHOLDS) <= 1, "no room for so many levels"
+    variant = from_dtype(bits.dtype), capacity_for(used), tails
+    kernel, shape = tallier(*variant, rows is not None, codes is not None)
+    chosen, at_work = (bits, samples) if rows is None else (rows, rows.size)
+    row_blocks, steps = -(-at_work // shape.rows), -(-nodes // shape.columns)
+    parts = min(-(-BLOCKS // max(row_blocks, 1)), max(nodes // FEWEST_COLUMNS, 1))
+    width = max(min(-(-steps // parts), MOST_COLUMNS // shape.columns), 1) * shape.columns
+    where = bits, columns, first, chosen, at_work, samples
+    what = edges, used, nodes, infinity, levels, width
+    left = bits if codes is None else codes
+    kernel.launch((row_blocks, -(-nodes // width)), stream, *where, *what, tallies, entries - 2, left, missing)
+
+
+@cache
+def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool) -> tuple[Kernel, Shape]:
+    """The kernel for values of this type, at most so many edges and so many tails."""
+    wide, unused, row_of = WIDE[bits_type], unused_of(bits_type), row_finder(chosen)
+    shape = shape_for(capacity, bytes_of(wide), tails)
+    columns, turns, each = shape
+    together = next(number for number in (4, 3, 2, 1) if each % number == 0)
+    rows_there, room, levels_room = shape.rows, capacity * columns, (capacity + 2) * columns
+    tallies_room = shape.rows * tails
+    words_room, threads = tallies_room * PITCH, columns * turns
+    load_edges, load_levels = make_load_table(capacity, columns, turns), make_load_table(capacity + 2, columns, turns)
+    entry_of = make_entry(bits_type, capacity, columns)
+
+    @inlined
+    def add(packed, row, above, words, gone):
+        """Add a node of the block's sample ``row`` to its tallies."""
+        for v in range(tails):
+            level = uint32((packed >> (LEVEL_BITS * v)) & LEVEL_MASK)
+            mine = uint32(row * tails + v)
+            if level < above:
+                one = int32(UPPER) if level >= WORDS else int32(1)
+                cuda.atomic.add(words, uint32(mine * PITCH + (level & uint32(WORDS - 1))), one)
+            elif level > above:
+                cuda.atomic.add(gone, mine, int32(1))
+
+    @inlined
+    def hand_over(words, gone, counted, begin, stop, rows, samples, above, tallies, number):
+        """Add the block's tallies to those in memory; ``counted`` nodes went into each."""
+        entries = uint64(above + 2)
+        at = uint32(number)
+        while at < tallies_room * WORDS:
+            mine, word = uint32(at // WORDS), uint32(at % WORDS)
+            i = uint32(begin + mine // tails)
+            pair = words[uint32(mine * PITCH + word)]
+            if i < stop and pair != 0:
+                target = (uint64(mine % tails) * uint64(samples) + uint64(row_of(rows, i))) * entries + uint64(word)
+                lower, upper = int32(pair & LOWER), int32((pair >> 16) & LOWER)
+                if lower != 0:
+                    cuda.atomic.add(tallies, target, lower)
+                if upper != 0:
+                    cuda.atomic.add(tallies, target + uint64(WORDS), upper)
+            at = uint32(at + threads)
+        mine = uint32(number)
+        while mine < tallies_room:
+            i = uint32(begin + mine // tails)
+            if i < stop:
+                rest = int32(counted - gone[mine])
+                for word in range(WORDS):
+                    pair = words[uint32(mine * PITCH + word)]
+                    rest = int32(rest - (pair & LOWER) - ((pair >> 16) & LOWER))
+                target = (uint64(mine % tails) * uint64(samples) + uint64(row_of(rows, i))) * entries + uint64(above)
+                cuda.atomic.add(tallies, target, rest)
+                cuda.atomic.add(tallies, target + uint64(1), gone[mine])
+            mine = uint32(mine + threads)
+
+    def tally_rows(
+        bits,
+        width,
+        first,
+        rows,
+        at_work,
+        samples,
+        edges,
+        used,
+        nodes,
+        infinity,
+        levels,
+        step,
+        tallies,
+        above,
+        codes,
+        missing,
+    ):  # (s, N), (r,), (k, n), (t, n) -> (v, s, g + 2), (s, n), (1,)
+        # The simulator knows shared arrays by their lines.
+        bound = cuda.shared.array(room, wide)
+        here = cuda.shared.array(levels_room, int32)
+        words = cuda.shared.array(words_room, int32)
+        gone = cuda.shared.array(tallies_room, int32)
+        mine = cuda.local.array(each, uint32)
+        read = cuda.local.array(each, bits_type)
+        places = cuda.local.array(together, uint32)
+        width, used, nodes, infinity, above = uint32(width), uint32(used), uint32(nodes), wide(infinity), uint32(above)
+        lane, turn = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
+        number, last = uint32(turn * columns + lane), uint32(used + 1)
+        nothing = int32(above | (above << LEVEL_BITS) | (above << (2 * LEVEL_BITS)))
+        at = number
+        while at < words_room:
+            words[at] = 0
+            at = uint32(at + threads)
+        at = number
+        while at < tallies_room:
+            gone[at] = 0
+            at = uint32(at + threads)
+        begin, stop = uint32(cuda.blockIdx.x * uint64(rows_there)), uint32(at_work)
+        for q in range(each):
+            # Rows beyond the last are tallied like that one, for nobody.
+            mine[q] = row_of(rows, uint32(min(uint32(begin + q * turns + turn), uint32(stop - 1))))
+        nans = int64(0)
+        start = uint32(cuda.blockIdx.y * uint64(step))
+        end = uint32(min(uint64(start) + uint64(step), uint64(nodes)))
+        c = start
+        while c < end:
+            node = uint32(c + lane)
+            column = uint64(first) + uint64(min(node, uint32(nodes - 1)))
+            for q in range(each):
+                read[q] = bits[uint64(mine[q]) * uint64(width) + column]
+            cuda.syncthreads()
+            load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
+            load_levels(levels, uint32(last + 1), nodes, node, lane, turn, nothing, here)
+            cuda.syncthreads()
+            for p in range(0, each, together):
+                for q in range(together):
+                    places[q] = entry_of(read[p + q], infinity, bound, lane, last)
+                for q in range(together):
+                    row = uint32((p + q) * turns + turn)
+                    add(here[places[q]], row, above, words, gone)
+                    code = uint32(places[q] // uint32(columns))
+                    if code == last and node < nodes and begin + row < stop:
+                        nans += int64(1)
+                    if coded and node < nodes:
+                        left = uint8(MISSING_CODE) if code == last else uint8(code)
+                        codes[uint64(mine[p + q]) * uint64(nodes) + uint64(node)] = left
+            c = uint32(c + columns)
+        if nans != 0:
+            cuda.atomic.add(missing, 0, nans)
+        cuda.syncthreads()
+        hand_over(words, gone, int32(end - start), begin, stop, rows, samples, above, tallies, number)
+
+    values = vector(bits_type)
+    where = values, int64, int64, vector(int32) if chosen else values, int64, int64
+    what = vector(wide), int64, int64, int64, vector(int32), int64
+    out = vector(int32), int64, vector(uint8) if coded else values, vector(int64)
+    return Kernel(tally_rows, (*where, *what, *out), (columns, turns)), shape
+
+
+def tally_codes(codes: Any, rows: Any, levels: Any, tally: Any, stream: Any) -> None:
+    """Add rows of codes (s, n) to their tallies (s, g + 2) int32; any number of thresholds.
+
+    ``rows`` (r,) int32: the chosen samples, all different. ``levels`` (n, t), uint16 or int32.
+    """
+    nodes, entries = levels.shape
+    kernel = code_tallier(from_dtype(levels.dtype))
+    turns = kernel.threads[1]
+    parts = max(nodes // FEWEST_COLUMNS, 1)
+    step = -(-nodes // parts)
+    grid = -(-rows.size // turns), parts if nodes else 0
+    kernel.launch(grid, stream, codes, rows, rows.size, levels, nodes, entries, step, tally, tally.shape[1] - 2)
+
+
+@cache
+def code_tallier(levels_type: Any) -> Kernel:
+    """The kernel for levels of this type: a row of lanes takes a sample."""
+    lanes, turns = LANES, THREADS // LANES
+
+    def tally_codes(codes, rows, at_work, levels, nodes, entries, step, tally, above):
+        # (s, n), (r,), (n, t) -> (s, g + 2)
+        i = uint64(cuda.blockIdx.x) * uint64(turns) + uint64(cuda.threadIdx.y)
+        if i < uint64(at_work):
+            sample, last = uint64(rows[i]), uint32(entries - 1)
+            target, row = sample * uint64(above + 2), sample * uint64(nodes)
+            begin = uint64(cuda.blockIdx.y) * uint64(step)
+            end = min(begin + uint64(step), uint64(nodes))
+            j = begin + uint64(cuda.threadIdx.x)
+            beyond = int32(0)
+            while j < end:
+                code = min(uint32(codes[row + j]), last)
+                level = uint32(levels[j * uint64(entries) + uint64(code)])
+                # So many nodes have this level that they would wait for one another.
+                if level == uint32(above):
+                    beyond = int32(beyond + 1)
+                else:
+                    cuda.atomic.add(tally, target + uint64(level), int32(1))
+                j = j + uint64(lanes)
+            if beyond != 0:
+                cuda.atomic.add(tally, target + uint64(above), beyond)
+
+    arguments = vector(uint8), vector(int32), int64, vector(levels_type), int64, int64, int64, vector(int32), int64
+    return Kernel(tally_codes, arguments, (lanes, turns))
