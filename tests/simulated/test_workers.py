@@ -93,19 +93,21 @@ def test_a_worker_without_a_gpu(client: distributed.Client, store: Path) -> None
 
     client.run(lose, False, workers=[address])
     try:
-        with pytest.raises(
-            hpv.InputError, match=rf"on the worker {address}: no GPU \(no driver\). Start workers where"
-        ):
+        with pytest.raises(hpv.InputError, match=rf"on the worker {address}: no GPU .no driver.. Start workers"):
             hpv.fit(store, edges=EDGES, backend="cuda")
     finally:
         client.run(lose, True, workers=[address])
 
 
-def test_command_line(store: Path, tmp_path: Path) -> None:
-    options = ["-o", str(tmp_path / "b"), "--bins", "3", "--workers", "2", "--backend", "cuda", "--json"]
-    done = subprocess.run([sys.executable, "-m", "hpv", "fit", str(store), *options], capture_output=True, text=True)
+def test_command_line(values: np.ndarray, store: Path, tmp_path: Path) -> None:
+    given = hpv.fit(values[:9], edges=EDGES, backend="cpu")
+    given.save(tmp_path / "given")
+    wanted = hpv.fit(values, edges=given, backend="cpu").fingerprint
+    options = ["-o", str(tmp_path / "b"), "--edges", str(tmp_path / "given"), "--workers", "2"]
+    command = [sys.executable, "-m", "hpv", "fit", str(store), *options, "--backend", "cuda", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["fingerprint"] == hpv.fit(store, bins=3, backend="cpu").fingerprint
+    assert json.loads(done.stdout)["fingerprint"] == wanted
 
 
 def test_which_gpus_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
