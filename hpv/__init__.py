@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpv.background import Background, merge
-    from hpv.capturing import capture
+    from hpv.capturing import Monitor, capture
     from hpv.errors import (
         DataError,
         HpvError,
@@ -39,6 +39,7 @@ __all__ = [
     "HpvError",
     "HpvWarning",
     "InputError",
+    "Monitor",
     "OutputExistsError",
     "Scores",
     "StoppedError",
@@ -59,6 +60,7 @@ _MODULES = {
     "HpvError": "hpv.errors",
     "HpvWarning": "hpv.errors",
     "InputError": "hpv.errors",
+    "Monitor": "hpv.capturing",
     "OutputExistsError": "hpv.errors",
     "Scores": "hpv.scores",
     "StoppedError": "hpv.errors",

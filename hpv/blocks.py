@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from hpv import streaming
 from hpv.buffers import Buffers
+from hpv.resources import thread_count
 from hpv.sources import Layer
+from hpv.tiling import block_samples
+
+SMALL = 2**18
+"""Values that one thread has done before others would have started."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,20 @@ def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Bloc
     shape = (rows.stop - rows.start, tile.stop - tile.start)
     out = layer.read(rows, tile, buffers.get("values", shape, form.storage))
     return Block(writable_view(np.ascontiguousarray(out), form.key), 0)
+
+
+def each_part(
+    work: Callable[[slice], Result], samples: int, nodes: int, itemsize: int, in_memory: bool, threads: int | None
+) -> list[Result]:
+    """``work(rows)`` for ranges of samples that make up all of them, on all processors if that is worth it."""
+    threads = 1 if samples * nodes < SMALL else thread_count(threads)
+    largest, least = (max(size // 64, 1) * 64 for size in block_samples(nodes * itemsize, in_memory))
+    parts = streaming.Queue(slice(0, samples), largest, least, threads)
+
+    def task(_: int) -> list[Result]:
+        return [work(rows) for rows in parts]
+
+    return [one for found in streaming.run(task, range(threads), threads) for one in found]
 
 
 def writable_view(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

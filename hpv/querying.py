@@ -11,22 +11,19 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import Backend, coded_samples, get_backend
 from hpv.background import Background, check_layers
-from hpv.blocks import Block, read_block
+from hpv.blocks import Block, each_part, read_block
 from hpv.buffers import Buffers
 from hpv.errors import InputError
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat, keys_as_float64
 from hpv.pvalues import check_tail, outward, range_tables
-from hpv.resources import GIB, thread_count
+from hpv.resources import GIB
 from hpv.scanning import ScanResult, join, subset_nodes
 from hpv.scoring import prepare_score, run_score
 from hpv.sources import Activations, Layer, open_activations
-from hpv.tiling import block_samples
 
 TILE_NODES = 65_536
 """Nodes whose tables are made at once."""
-SMALL = 2**18
-"""Values that one thread has done before others would have started."""
 
 
 def encode(background: Background, x: Any, out: Any, backend: str = "auto") -> Any:
@@ -233,22 +230,15 @@ def _quantile(closed: Any, q: Fraction) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, slice], None]) -> None:
-    """``work(block, rows)`` over some nodes of a layer, on all processors if that is worth it."""
-    samples, nodes = layer.shape[0], tile.stop - tile.start
+    """``work(block, rows)`` over some nodes of a layer; all at once of what is on a GPU and stays there."""
+
+    def part(rows: slice) -> None:
+        work(read_block(layer, rows, tile, buffers), rows)
+
     if buffers.on_device and layer.on_device:
-        work(read_block(layer, slice(0, samples), tile, buffers), slice(0, samples))
-        return
-    threads = 1 if samples * nodes < SMALL else thread_count(None)
-    largest, least = (
-        max(size // 64, 1) * 64 for size in block_samples(nodes * layer.form.key.itemsize, layer.in_memory)
-    )
-    parts = streaming.Queue(slice(0, samples), largest, least, threads)
-
-    def task(_: int) -> None:
-        for part in parts:
-            work(read_block(layer, part, tile, buffers), part)
-
-    streaming.run(task, range(threads), threads)
+        part(slice(0, layer.shape[0]))
+    else:
+        each_part(part, layer.shape[0], tile.stop - tile.start, layer.form.key.itemsize, layer.in_memory, None)
 
 
 def _given(out: Any, source: Activations, layer: str) -> Any:

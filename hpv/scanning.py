@@ -193,8 +193,8 @@ class Scanner:
         small = len(self.background.groups) < len(classes)
         return ([0] if small else []) + [number + 1 for number in range(len(self.background.groups))]
 
-    def tables(self, layer: str, nodes: slice, form: Any) -> Tables:
-        """Tables of some nodes for values of a format."""
+    def tables(self, layer: str, nodes: slice, form: Any, *, by_codes: bool = False) -> Tables:
+        """Tables of some nodes for values of a format; ``by_codes``: no values will be tallied without their codes."""
         edges: list[np.ndarray] = []
         levels: dict[str, list[np.ndarray]] = {tail: [] for tail in self.options.tails}
         for _, closed in self.background.pieces(layer, nodes):
@@ -206,7 +206,8 @@ class Scanner:
         joined = {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()}
         made = {tail: self.backend.make_levels(table, len(self.thresholds[tail])) for tail, table in joined.items()}
         tallier = None
-        if self.options.alphas == "grid" and (len(self.targets) == 1 or self.backend.codes_again):
+        several = len(self.targets) > 1 and not self.backend.codes_again
+        if self.options.alphas == "grid" and not several and not by_codes:
             tallier = self.backend.make_tallier(keys, form, list(joined.values()), GRID)
         return Tables(len(keys), self.backend.make_coder(keys, form), made, tallier)
 

@@ -92,28 +92,37 @@ def prepare_score(
     backend: str = "auto",
 ) -> Score:
     """Check every argument of `score` and plan it."""
-    if not isinstance(background, Background):
-        raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
-    if against is None:
-        against = "pooled" if background.classes is None else "own"
-    options = ScanOptions(_several(statistics), _several(tails), _several(forms), alphas, alpha_max, against)
-    if background.classes is None and against != "pooled":
-        raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
-                         "against='pooled'.")  # fmt: skip
-    keep = _several(keep)
+    options = scan_options(background, statistics, tails, forms, alphas, alpha_max, against)
+    keep = several(keep)
     wrong = [what for what in keep if what not in KEEP]
     if wrong:
         raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")
     full = background
     if layers is not None:
-        background = background.select(_several(layers))
+        background = background.select(several(layers))
     source = open_activations(activations)
     pairs = check_layers(background, source)
-    check_weights(background, source)
-    group = group_samples(background, source, labels, against)
+    check_weights(background, source.attributes.get("weights"))
+    group = group_samples(background, source, labels, options.against)
     scanner = Scanner(background, options, choose_backend(backend, source))
     plan = _plan(scanner, source, pairs, keep, memory, threads)
     return Score(full, background, source, pairs, options, keep, group, plan, scanner, backend)
+
+
+def scan_options(
+    background: Background, statistics: str | Sequence[str], tails: str | Sequence[str], forms: str | Sequence[str],
+    alphas: str, alpha_max: float, against: str | None,
+) -> ScanOptions:  # fmt: skip
+    """What is asked of this background, checked."""
+    if not isinstance(background, Background):
+        raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
+    if against is None:
+        against = "pooled" if background.classes is None else "own"
+    options = ScanOptions(several(statistics), several(tails), several(forms), alphas, alpha_max, against)
+    if background.classes is None and against != "pooled":
+        raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
+                         "against='pooled'.")  # fmt: skip
+    return options
 
 
 def _plan(
@@ -138,14 +147,14 @@ def part_of_score(
     return Score(background, background, source, pairs, options, keep, group, plan, scanner, backend)
 
 
-def _several(given: str | Sequence[str]) -> tuple[str, ...]:
+def several(given: str | Sequence[str]) -> tuple[str, ...]:
     """One name is a list of one."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def check_weights(background: Background, source: Activations) -> None:
-    """Warn where activations come from other weights than the background's."""
-    ours, theirs = background.attributes.get("weights"), source.attributes.get("weights")
+def check_weights(background: Background, theirs: str | None) -> None:
+    """Warn where activations come from other weights, by their hash, than the background's."""
+    ours = background.attributes.get("weights")
     if ours and theirs and ours != theirs:
         warn(
             f"the activations come from a network with the weights {theirs[:12]}, the background from {ours[:12]}: "
@@ -163,7 +172,11 @@ def group_samples(background: Background, source: Activations, labels: Any, agai
     if labels is None:
         raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
                          "against='pooled'.")  # fmt: skip
-    labels = check_labels(labels, source.samples)
+    return groups_of(background, check_labels(labels, source.samples))
+
+
+def groups_of(background: Background, labels: np.ndarray) -> np.ndarray:
+    """The group of every sample's own class; the pooled one, with a warning, where the background does not know it."""
     assert background.classes is not None
     unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
     if unknown:
@@ -352,34 +365,40 @@ class _Walk:
                 block = read_block(layer, rows, tile, self.buffers)
                 own = {tail: tally[:, within(rows, samples)] for tail, tally in tallies.items()}
                 left = None if codes is None else codes[within(rows, part)]
-                missing += self._tally_block(block, self.ready.group[rows], tables, own, left)
+                missing += tally_block(
+                    self.ready.scanner, tables, block, self.ready.group[rows], own, left, self.buffers
+                )
                 seen[within(rows, samples)] += nodes
                 self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
             if self.write_codes is not None and codes is not None:
                 self.write_codes(name, part, tile, codes, self.ready.group[part])
         return missing
 
-    def _tally_block(
-        self,
-        block: Block,
-        group: np.ndarray,
-        tables: Tables,
-        tallies: Mapping[str, np.ndarray],
-        codes: np.ndarray | None,
-    ) -> int:
-        """Add a block to the tallies of its samples, straight from its values or by way of codes."""
-        scanner = self.ready.scanner
-        found = scanner.tally_values(block.bits, block.first, group, tables, tallies, codes)
-        if found is not None:
-            return found
-        samples, nodes = len(group), tables.nodes
-        if codes is None:
-            codes = self.buffers.get("codes", (samples, nodes), np.uint8)
-        for piece in streaming.blocks(slice(0, samples), coded_samples(nodes)):
-            scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
-            own = {tail: tally[:, piece] for tail, tally in tallies.items()}
-            scanner.tally(codes[piece], group[piece], tables, own)
-        return int(np.count_nonzero(codes == MISSING_CODE))
+
+def tally_block(
+    scanner: Scanner,
+    tables: Tables,
+    block: Block,
+    group: np.ndarray,
+    tallies: Mapping[str, np.ndarray],
+    codes: np.ndarray | None,
+    buffers: Buffers,
+) -> int:
+    """Add a block to the tallies of its samples, straight from its values or by way of codes; the number of NaN.
+
+    Codes are left behind where they are asked for.
+    """
+    found = scanner.tally_values(block.bits, block.first, group, tables, tallies, codes)
+    if found is not None:
+        return found
+    samples, nodes = len(group), tables.nodes
+    if codes is None:
+        codes = buffers.get("codes", (samples, nodes), np.uint8)
+    for piece in streaming.blocks(slice(0, samples), coded_samples(nodes)):
+        scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
+        own = {tail: tally[:, piece] for tail, tally in tallies.items()}
+        scanner.tally(codes[piece], group[piece], tables, own)
+    return int(np.count_nonzero(codes == MISSING_CODE))
 
 
 def within(inner: slice, outer: slice) -> slice:
@@ -438,5 +457,5 @@ def score(
     if shard is not None:
         from hpv.sharding import cut, score_shard
 
-        return score_shard(ready, cut(ready.source, shard, overwrite), out, _several(keep), progress)
-    return write_scores(ready, out, _several(keep), overwrite, progress)
+        return score_shard(ready, cut(ready.source, shard, overwrite), out, several(keep), progress)
+    return write_scores(ready, out, several(keep), overwrite, progress)

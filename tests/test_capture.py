@@ -784,4 +784,4 @@ def test_tolerance_of_comparisons() -> None:
 def test_without_torch_the_package_to_install_is_named() -> None:
     code = "import sys; sys.modules['torch'] = None; import hpv; hpv.capture"
     found = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
-    assert "hpv.capture needs torch, which is not installed: pip install 'hpv[torch]'." in found.stderr
+    assert "hpv.capture and hpv.Monitor need torch, which is not installed: pip install 'hpv[torch]'." in found.stderr

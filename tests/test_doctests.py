@@ -9,14 +9,18 @@ import inspect
 import pytest
 
 import hpv
+from hpv.capturing import BatchScores
 from hpv.scanning import ScanResult
 
 PUBLIC = [name for name in hpv.__all__ if not inspect.isclass(getattr(hpv, name))]
-MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | {"hpv.background", "hpv.scanning", "hpv.scores"})
+OTHERS = {"hpv.background", "hpv.scanning", "hpv.scores", "hpv.capturing.monitoring"}
+MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | OTHERS)
 METHODS = {
     hpv.Background: ("encode", "pvalues", "scan", "quantile", "save", "select", "edges", "modal"),
     hpv.Scores: ("get", "column", "codes", "pvalues", "nodes"),
     ScanResult: ("nodes",),
+    hpv.Monitor: ("scores",),
+    BatchScores: ("get", "codes", "pvalues", "nodes"),
 }
 
 

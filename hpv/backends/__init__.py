@@ -103,10 +103,11 @@ class Backend(Protocol):
     def encode(self, coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
         """Write codes (samples, n)."""
 
-    def look_up_ranges(
-        self, codes: np.ndarray, group: np.ndarray, tables: tuple[np.ndarray, np.ndarray], out: tuple[Any, Any]
-    ) -> None:
-        """Write pmin and pmax (samples, n) from tables (groups, n, entries)."""
+    def make_look_up(self, tables: tuple[np.ndarray, np.ndarray]) -> Any:
+        """Lay out pmin and pmax (groups, n, entries) for many look-ups."""
+
+    def look_up_ranges(self, codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
+        """Write pmin and pmax (samples, n) from tables (groups, n, entries), laid out or as they are."""
 
     def make_ranges(self, tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Any:
         """Lay out pmin and pmax (groups, n, entries) of nodes with closed edge keys (n, k)."""

@@ -74,9 +74,12 @@ def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
     coding.encode(bits, first, coder, codes)
 
 
-def look_up_ranges(
-    codes: np.ndarray, group: np.ndarray, tables: tuple[np.ndarray, np.ndarray], out: tuple[Any, Any]
-) -> None:
+def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Any:
+    """See `Backend`."""
+    return ranging.pair_tables(*tables)
+
+
+def look_up_ranges(codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
     """See `Backend`."""
     ranging.look_up_ranges(codes, group, *tables, *out)
 

@@ -116,12 +116,19 @@ class OnDevice:
 
 def of_tensor(tensor: Any, key: np.dtype) -> OnDevice:
     """A C-contiguous torch tensor (samples, nodes), on the stream that torch works on; nothing is copied."""
-    torch = sys.modules["torch"]
-    number = tensor.device.index
+    return on_stream(tensor.view(getattr(sys.modules["torch"], key.name)))
+
+
+def on_stream(array: Any) -> OnDevice:
+    """A tensor of torch, or an array of numba, on the stream that its library works on."""
+    if hasattr(array, "copy_to_host"):
+        number = gpu.number_of(array)
+        with gpu.chosen(number):
+            return OnDevice(array, cuda.default_stream(), number)
+    torch, number = sys.modules["torch"], array.device.index
     with gpu.chosen(number):
-        bits = tensor.view(getattr(torch, key.name))
-        stream = gpu.external(torch.cuda.current_stream(tensor.device).cuda_stream)
-        return OnDevice(gpu.adopted(bits), stream, number)
+        stream = gpu.external(torch.cuda.current_stream(array.device).cuda_stream)
+        return OnDevice(gpu.adopted(array), stream, number)
 
 
 def adopt(source: Any, origin: str) -> Any:
@@ -134,9 +141,7 @@ def adopt(source: Any, origin: str) -> Any:
 
 def of_array(array: Any, nodes: int, key: np.dtype) -> OnDevice:
     """Numba's array of some samples, on the stream that others wait for by default."""
-    number = gpu.number_of(array)
-    with gpu.chosen(number):
-        return OnDevice(gpu.shaped(array.ravel().view(key), (len(array), nodes), key), cuda.default_stream(), number)
+    return on_stream(gpu.shaped(array.ravel(), (len(array), nodes), key))
 
 
 def empty(shape: tuple[int, int], dtype: np.dtype, beside: Any) -> Any:
@@ -451,16 +456,21 @@ def ranges(
     _map(launch, bits, first, out)
 
 
-@_plainly
-def look_up_ranges(codes: Any, group: np.ndarray, tables: tuple[np.ndarray, np.ndarray], out: tuple[Any, Any]) -> None:
+def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Ranges:
     """See `Backend`."""
-    made = Ranges(*tables)
+    return Ranges(*tables)
+
+
+@_plainly
+def look_up_ranges(codes: Any, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
+    """See `Backend`."""
+    made = tables if isinstance(tables, Ranges) else Ranges(*tables)
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
         for rows, own, tables in made.parts(group[piece.rows], piece):
             ranging.look_up(piece.values, rows, own, tables, out, piece.stream)
 
-    _map(launch, codes, 0, out)
+    _map(launch, codes if isinstance(codes, np.ndarray) else on_stream(codes), 0, out)
 
 
 Launch = Callable[[Piece, Sequence[Any]], None]
@@ -509,16 +519,16 @@ def _fetch(piece: Piece, made: Sequence[Any], targets: Sequence[np.ndarray]) -> 
 class Tallier:
     """Edges, and levels of all tails packed into one integer by group, code and node."""
 
-    def __init__(self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray]) -> None:
+    def __init__(self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> None:
         self.coder = Coder(edges, form)
-        self.tails = len(tables)
-        packed = tallying.pack_levels(tables)
-        self.levels = _Tables(*(np.ascontiguousarray(one.T) for one in packed))
+        self.tails, self.entries = len(tables), thresholds + 2
+        packed = sum(table.astype(np.int32) << (tallying.LEVEL_BITS * v) for v, table in enumerate(tables))
+        self.levels = _Tables(*(np.ascontiguousarray(one.T) for one in np.asarray(packed)))
 
 
 def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> Tallier:
     """See `Backend`."""
-    return Tallier(edges, form, tables)
+    return Tallier(edges, form, tables, thresholds)
 
 
 @_plainly
@@ -527,46 +537,61 @@ def tally_values(
     bits: Any,
     first: int,
     group: np.ndarray,
-    tallies: Sequence[np.ndarray],
+    tallies: Sequence[Any],
     codes: Any | None,
 ) -> int | None:
     """See `Backend`."""
     nodes, form = tallier.coder.nodes, tallier.coder.form
-    step = max(1, LARGEST_TALLIES // (tallier.tails * tallying.LEVELS * 4 + (codes is not None) * nodes))
+    step = max(1, LARGEST_TALLIES // (tallier.tails * tallier.entries * 4 + (codes is not None) * nodes))
     nan = 0
     for whole in _pieces(bits, first, nodes):
         (edges,), levels = tallier.coder.tables.on(whole.number), tallier.levels.on(whole.number)
         for piece in whole.part(step):
             samples = piece.rows.stop - piece.rows.start
-            made = [
-                piece.place.on_device("tallies", (tallier.tails, samples, tallying.LEVELS), np.int32),
-                piece.place.on_device("missing", (samples,), np.int32),
-            ]
-            own = None
-            if isinstance(codes, np.ndarray):
-                own = piece.place.on_device("codes", (samples, nodes), np.uint8)
-                made.append(own)
-            elif codes is not None:
-                own = gpu.adopted(codes[piece.rows])
+            counts = _zeros(piece, "tallies", (tallier.tails, samples, tallier.entries), np.int32)
+            missing = _zeros(piece, "missing", (1,), np.int64)
+            left, coded = _left(piece, codes, nodes)
             for g, rows in _rows_by_group(group[piece.rows], piece.stream):
-                what = edges, form.infinity, levels[g], tallier.tails, made[0], made[1], own
-                tallying.tally(piece.values, piece.first, rows, *what, piece.stream)
-            targets = [np.empty(one.shape, one.dtype) for one in made]
-            _fetch(piece, made, targets)()
-            for tally, found in zip(tallies, targets[0], strict=True):
-                tally[piece.rows] += found
-            nan += int(targets[1].sum(dtype=np.int64))
-            if isinstance(codes, np.ndarray):
-                np.copyto(codes[piece.rows], targets[2])
+                what = rows, edges, form.infinity, levels[g], counts, left, missing
+                tallying.tally(piece.values, piece.first, *what, piece.stream)
+            fetched, found = [missing, *coded], [np.zeros(1, np.int64), *(codes[piece.rows] for _ in coded)]
+            into = [tally[piece.rows] for tally in tallies]
+            if isinstance(tallies[0], np.ndarray):
+                fetched.append(counts)
+                found.append(np.empty(counts.shape, np.int32))
+            else:
+                tallying.add(counts, [gpu.adopted(one) for one in into], piece.stream)
+            _fetch(piece, fetched, found)()
+            nan += int(found[0][0])
+            if isinstance(tallies[0], np.ndarray):
+                for one, more in zip(into, found[-1], strict=True):
+                    one += more
     return nan
 
 
+def _zeros(piece: Piece, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Zeros beside a piece."""
+    array = piece.place.on_device(purpose, shape, dtype)
+    tallying.clear(array, piece.stream)
+    return array
+
+
+def _left(piece: Piece, codes: Any | None, nodes: int) -> tuple[Any | None, list[Any]]:
+    """Where a piece leaves its codes, and that again if they have to be fetched from there."""
+    if codes is None:
+        return None, []
+    if not isinstance(codes, np.ndarray):
+        return gpu.adopted(codes[piece.rows]), []
+    array = piece.place.on_device("codes", (piece.rows.stop - piece.rows.start, nodes), np.uint8)
+    return array, [array]
+
+
 class Levels:
-    """Levels by group, code and node, for codes here and on GPUs."""
+    """Levels by group, node and code, for codes here and on GPUs."""
 
     def __init__(self, levels: np.ndarray, thresholds: int) -> None:
         self.here = cpu.make_levels(levels, thresholds)
-        self.tables = _Tables(*(np.ascontiguousarray(one.T, np.int32) for one in levels))
+        self.tables = _Tables(*levels)
 
 
 def make_levels(levels: np.ndarray, thresholds: int) -> Levels:
@@ -575,16 +600,14 @@ def make_levels(levels: np.ndarray, thresholds: int) -> Levels:
 
 
 @_plainly
-def tally(codes: Any, rows: np.ndarray, group: np.ndarray, levels: Levels, tally: np.ndarray) -> None:
+def tally(codes: Any, rows: np.ndarray, group: np.ndarray, levels: Levels, tally: Any) -> None:
     """See `Backend`; codes that are here are not worth the way to the GPU."""
     if isinstance(codes, np.ndarray):
         cpu.tally(codes, rows, group, levels.here, tally)
         return
-    there = gpu.adopted(codes)
-    number = gpu.number_of(there)
-    with gpu.chosen(number):
-        counts, tables = cuda.to_device(np.zeros_like(tally)), levels.tables.on(number)
+    there = on_stream(codes)
+    with gpu.chosen(there.number):
+        tables, into = levels.tables.on(there.number), gpu.adopted(tally)
         for g in np.unique(group[rows]):
-            chosen = cuda.to_device(rows[group[rows] == g].astype(np.int32))
-            tallying.tally_codes(there, chosen, tables[g], counts, cuda.default_stream())
-        tally += counts.copy_to_host()
+            chosen = cuda.to_device(rows[group[rows] == g].astype(np.int32), stream=there.stream)
+            tallying.tally_codes(there.array, chosen, tables[g], into, there.stream)

@@ -92,7 +92,13 @@ class CallRule:
 
 
 def predicted_classes(output: Any, samples: int) -> tuple[np.ndarray | None, str]:
-    """The class with the largest output, one int64 per sample, and a note; None where the output has no classes.
+    """The class with the largest output, one int64 per sample, and a note; None where the output has no classes."""
+    classes, note = largest_classes(output, samples)
+    return None if classes is None else classes.cpu().numpy().astype(np.int64), note
+
+
+def largest_classes(output: Any, samples: int) -> tuple[torch.Tensor | None, str]:
+    """The same as a tensor (samples,) on the device of the output.
 
     The scores of the classes are the entry ``logits`` of the output, or else its first tensor.
     """
@@ -103,7 +109,7 @@ def predicted_classes(output: Any, samples: int) -> tuple[np.ndarray | None, str
     if logits.ndim != 2 or logits.shape[1] < 2 or len(logits) != samples or not logits.is_floating_point():
         kind = str(logits.dtype).removeprefix("torch.")
         return None, f"none: the model's output is {kind} of shape {tuple(logits.shape)}, not one float per class"
-    return logits.detach().argmax(1).cpu().numpy().astype(np.int64), "argmax of the model's output"
+    return logits.detach().argmax(1), "argmax of the model's output"
 
 
 def given_classes(targets: Any, samples: int) -> np.ndarray:

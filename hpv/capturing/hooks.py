@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from hpv.errors import DataError, InputError, near
+from hpv.errors import DataError, HpvError, InputError, near
 from hpv.floats import BFLOAT16, FloatFormat, float_format
 from hpv.resources import quantity
 
@@ -55,6 +55,19 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class LayerOutput:
+    """One layer's activations in one batch, where the model left them."""
+
+    layer: str
+    rows: torch.Tensor
+    """(samples, nodes); the modules that follow may change them in place."""
+    form: FloatFormat
+    shape: tuple[int, ...]
+    """Of one sample's output before it was laid out."""
+    reduction: Reduction
+
+
+@dataclass(frozen=True)
 class Recorded:
     """One layer's activations in one batch."""
 
@@ -77,32 +90,65 @@ def select_modules(model: torch.nn.Module, patterns: str | Sequence[str]) -> dic
     for pattern in patterns:
         found = [pattern] if pattern in every else [name for name in once if fnmatchcase(name, pattern)]
         if not found:
-            close = near(pattern, every)
-            hint = f" Close to it: {', '.join(close)}." if close else ""
-            listed = ", ".join(once[:_LISTED]) + (f" and {len(once) - _LISTED} more" if len(once) > _LISTED else "")
-            raise InputError(f"layers: no module of the model is called {pattern!r}.{hint} There are: {listed}.")
+            raise InputError(f"layers: no module of the model is called {pattern!r}.{_which(pattern, every, once)}")
         chosen[pattern] = found
     return chosen
 
 
-class Recorder:
-    """Hooks on the selected modules while its ``with`` block lasts; keeps what one forward pass gives."""
+def modules_of(model: torch.nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """The module that gives each layer, by the names that a capture gives to layers.
+
+    A layer is called as its module, perhaps with the number of the call (``#2``) and the place in its output (``.0``):
+    the module has the longest name that the layer's begins with.
+    """
+    every = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    chosen = {}
+    for layer in layers:
+        found = [name for name in every if layer == name or layer.startswith((f"{name}.", f"{name}#"))]
+        if not found:
+            once = [name for name, _ in model.named_modules() if name]
+            raise InputError(f"layers: no module of the model gives the layer {layer!r}.{_which(layer, every, once)}")
+        chosen[layer] = max(found, key=len)
+    return chosen
+
+
+def _which(name: str, every: Sequence[str], once: Sequence[str]) -> str:
+    """The names of modules that may have been meant, and of those that there are."""
+    close = near(name, every)
+    hint = f" Close to it: {', '.join(close)}." if close else ""
+    listed = ", ".join(once[:_LISTED]) + (f" and {len(once) - _LISTED} more" if len(once) > _LISTED else "")
+    return f"{hint} There are: {listed}."
+
+
+class Hooks:
+    """Hooks on modules while its ``with`` block lasts: every tensor of floats that they give goes to ``take``."""
 
     def __init__(
-        self, model: torch.nn.Module, layers: str | Sequence[str], reduce: str | Mapping[str, str] = "flatten"
+        self,
+        model: torch.nn.Module,
+        names: Iterable[str],
+        reduce: str | Mapping[str, str],
+        take: Callable[[LayerOutput], None],
+        wanted: Container[str] | None = None,
     ) -> None:
-        """``reduce``: one rule for all, or rules by module name or pattern (others are flattened)."""
-        self._chosen = select_modules(model, layers)
-        names = list(dict.fromkeys(name for found in self._chosen.values() for name in found))
+        """``names``: of modules. ``reduce``: one rule for all, or rules by module name or pattern, others flattened.
+
+        ``wanted``: the layers that are taken, if not all of them.
+        """
+        names = list(dict.fromkeys(names))
         modules = dict(model.named_modules(remove_duplicate=False))
         self._modules = {name: modules[name] for name in names}
         self._reductions = _reductions(names, reduce)
+        self._take, self._wanted = take, wanted
         self._handles: list[Any] = []
-        self._calls: Counter[str] = Counter()
-        self._floats: Counter[str] = Counter()
-        self._kept: dict[str, Recorded] = {}
+        self.calls: Counter[str] = Counter()
+        """Of every module since the last ``clear``."""
+        self.given: Counter[str] = Counter()
+        """Tensors of floats that every layer gave."""
+        self.floats: Counter[str] = Counter()
+        """Tensors of floats that every module gave."""
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._hook(name)))
         return self
@@ -115,20 +161,57 @@ class Recorder:
 
     def clear(self) -> None:
         """Forget the last forward pass."""
-        self._calls.clear()
-        self._floats.clear()
+        for counter in (self.calls, self.given, self.floats):
+            counter.clear()
+
+    def _hook(self, name: str) -> Any:
+        def look(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            self.calls[name] += 1
+            label = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
+            for suffix, tensor in tensors_of(output):
+                if tensor.is_floating_point():
+                    self.floats[name] += 1
+                    layer = f"{label}{suffix}"
+                    self.given[layer] += 1
+                    if self._wanted is None or layer in self._wanted:
+                        self._take(self._output(layer, tensor, self._reductions[name]))
+
+        return look
+
+    def _output(self, layer: str, tensor: torch.Tensor, reduction: Reduction) -> LayerOutput:
+        if self.given[layer] > 1:
+            raise InputError(f"layers: two outputs have the name {layer}; leave out the module whose output holds it.")
+        form = float_format(tensor.dtype, f"layer {layer}")
+        if tensor.ndim == 0:
+            raise InputError(f"layer {layer} gives one number for the whole batch, not one row per sample.")
+        return LayerOutput(layer, reduction.apply(tensor.detach(), layer), form, tuple(tensor.shape[1:]), reduction)
+
+
+class Recorder(Hooks):
+    """Keeps what one forward pass gives, in this machine's memory."""
+
+    def __init__(
+        self, model: torch.nn.Module, layers: str | Sequence[str], reduce: str | Mapping[str, str] = "flatten"
+    ) -> None:
+        self._chosen = select_modules(model, layers)
+        super().__init__(model, (name for found in self._chosen.values() for name in found), reduce, self._keep)
+        self._kept: dict[str, Recorded] = {}
+
+    def clear(self) -> None:
+        """Forget the last forward pass."""
+        super().clear()
         self._kept = {}
 
     def first(self, size: int | None) -> dict[str, Recorded]:
         """What the first forward pass gave: it decides which layers there are."""
         for pattern, names in self._chosen.items():
-            if not any(self._calls[name] for name in names):
+            if not any(self.calls[name] for name in names):
                 listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
                 raise InputError(
                     f"layers: {pattern!r} selects {listed}, which the forward pass of the model does not call; "
                     f"name modules that it calls."
                 )
-            silent = [name for name in names if self._calls[name] and not self._floats[name]]
+            silent = [name for name in names if self.calls[name] and not self.floats[name]]
             if silent:
                 raise InputError(f"layers: the output of {silent[0]} holds no tensor of floats; leave it out.")
         for name, recorded in self._kept.items():
@@ -158,38 +241,25 @@ class Recorder:
                 )
         return self._same_samples(size, DataError)
 
-    def _same_samples(self, size: int | None, error: type[Exception]) -> dict[str, Recorded]:
+    def _same_samples(self, size: int | None, error: type[HpvError]) -> dict[str, Recorded]:
         for name, recorded in self._kept.items():
             size = len(recorded.block) if size is None else size
-            if len(recorded.block) != size:
-                raise error(
-                    f"layer {name} has an output of shape {(len(recorded.block), *recorded.shape)} for a batch of "
-                    f"{quantity(size, 'sample')}; choose modules all of whose outputs have the samples first, as with "
-                    "batch_first=True."
-                )
+            check_samples(name, (len(recorded.block), *recorded.shape), size, error)
         return self._kept
 
-    def _hook(self, name: str) -> Any:
-        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            self._calls[name] += 1
-            label = name if self._calls[name] == 1 else f"{name}#{self._calls[name]}"
-            for suffix, tensor in tensors_of(output):
-                if tensor.is_floating_point():
-                    self._floats[name] += 1
-                    self._keep(f"{label}{suffix}", tensor, self._reductions[name])
+    def _keep(self, given: LayerOutput) -> None:
+        rows = given.rows.to("cpu", copy=True)  # now: the modules that follow may work in place
+        block = rows.view(torch.int16).numpy().view(np.uint16) if given.form is BFLOAT16 else rows.numpy()
+        self._kept[given.layer] = Recorded(block, given.form, given.shape, given.reduction)
 
-        return keep
 
-    def _keep(self, layer: str, tensor: torch.Tensor, reduction: Reduction) -> None:
-        if layer in self._kept:
-            raise InputError(f"layers: two outputs have the name {layer}; leave out the module whose output holds it.")
-        form = float_format(tensor.dtype, f"layer {layer}")
-        if tensor.ndim == 0:
-            raise InputError(f"layer {layer} gives one number for the whole batch, not one row per sample.")
-        # Copied now: the modules that follow may work in place.
-        rows = reduction.apply(tensor.detach(), layer).to("cpu", copy=True)
-        block = rows.view(torch.int16).numpy().view(np.uint16) if form is BFLOAT16 else rows.numpy()
-        self._kept[layer] = Recorded(block, form, tuple(tensor.shape[1:]), reduction)
+def check_samples(layer: str, shape: tuple[int, ...], samples: int, error: type[HpvError]) -> None:
+    """Refuse an output of this shape for a batch of so many samples."""
+    if shape[0] != samples:
+        raise error(
+            f"layer {layer} has an output of shape {shape} for a batch of {quantity(samples, 'sample')}; choose "
+            "modules all of whose outputs have the samples first, as with batch_first=True."
+        )
 
 
 def tensors_of(output: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
