@@ -7,6 +7,8 @@ this part alone, with ``HOST=user@machine`` on that machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from benchmarks.measuring import Options, Table
 
 
@@ -18,12 +20,11 @@ def missing() -> str | None:
     return "the simulator tells no times" if SIMULATED else lacking("cuda")
 
 
-def measure(options: Options) -> list[Table]:
+def measure(options: Options) -> Iterator[Table]:
     """Kernels on values that are on the device, whole calls, and other libraries on the same device."""
     from benchmarks.cuda import calls, device, kernels, peers
 
-    tables = [kernels.measure(options), calls.measure(options), *peers.measure(options)]
-    title = device.describe(device.facts())  # clocks as they are after work
-    for table in tables:
-        table.title += f"; {title}"
-    return tables
+    for part in (kernels, calls, peers):
+        for table in part.measure(options):
+            table.title += f"; {device.describe(device.facts())}"  # clocks as they are after work
+            yield table

@@ -24,7 +24,7 @@ PIECE = 32 * MIB
 """Bytes that are copied at once: larger pieces go no faster."""
 
 
-def measure(options: Options) -> Table:
+def measure(options: Options) -> list[Table]:
     """``hpv.fit`` and its fellows on values in pinned memory and on the device, beside the copy that bounds them."""
     columns = ("call", "values_in", "GB_per_s", "share_of_copy", "least", "met")
     table = Table("cuda calls", f"Calls at {BINS} bins, float32, {options.threads} threads", columns)
@@ -58,7 +58,7 @@ def measure(options: Options) -> Table:
         f"values, which are copied to the GPU in pieces of {PIECE // MIB} MiB; encode writes a byte for each here.",
         f"On the GPU: {there.nbytes / 1e9:.2g} GB; what is read there and written there counts.",
     ]
-    return table
+    return [table]
 
 
 def resident(array: Any) -> Any:

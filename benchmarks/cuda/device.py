@@ -20,7 +20,7 @@ def facts() -> dict[str, Any]:
     """Name, driver, clocks in MHz and the L2 of the device."""
     device, found = cuda.get_current_device(), {}
     asked = {"name": "name", "driver": "driver_version", "memory": "memory.total", "SM clock": "clocks.sm",
-             "SM clock, at most": "clocks.max.sm", "memory clock": "clocks.mem"}  # fmt: skip
+             "highest SM clock": "clocks.max.sm", "memory clock": "clocks.mem"}  # fmt: skip
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader", "-i", device.uuid]
         answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -26,7 +26,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that the simulator does not tell, and arrays that it does not know as those of a device."""
     monkeypatch.setattr(device, "elapsed", lambda start, end: 1e-3)
     monkeypatch.setattr(kernels, "EVENTS", 1)
-    monkeypatch.setattr(kernels, "CHECKED", 8)
+    monkeypatch.setattr(kernels, "STRANGE", 3)
     monkeypatch.setattr(calls, "resident", resident)
     monkeypatch.setattr(querying, "_result_on_device", lambda given, *_: given)
 
@@ -47,7 +47,7 @@ def check(table: Any, count: int) -> None:
 
 
 def test_kernels() -> None:
-    table = kernels.measure(TOY)
+    (table,) = kernels.measure(TOY)
     check(table, 5 * len(FORMATS))
     wanted = {(row["kernel"], row["dtype"]) for row in table.rows if row["least"]}
     assert wanted == {(kernel, dtype) for kernel in kernels.LEAST for dtype in ("float32", "bfloat16")}
@@ -62,7 +62,7 @@ def test_other_answers_than_the_cpus_are_not_measured(monkeypatch: pytest.Monkey
 
 
 def test_calls() -> None:
-    table = calls.measure(TOY)
+    (table,) = calls.measure(TOY)
     check(table, 8)
     assert [row["least"] for row in table.rows] == [None, 0.85, 0.85, 0.85, None, None, None, None]
 
@@ -113,7 +113,7 @@ def test_the_device_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device.shutil, "which", lambda name: name)
     monkeypatch.setattr(device.subprocess, "run", lambda *_, **__: type("Done", (), {"stdout": answer}))
     assert device.describe(device.facts()) == (
-        "NVIDIA H200, driver 580.159.04, memory 143771 MiB, SM clock 1980 MHz, SM clock, at most 1980 MHz, "
+        "NVIDIA H200, driver 580.159.04, memory 143771 MiB, SM clock 1980 MHz, highest SM clock 1980 MHz, "
         "memory clock 3201 MHz, L2 60 MiB"
     )
     monkeypatch.setattr(device.shutil, "which", lambda name: None)
