@@ -32,8 +32,8 @@ CUDA ?= cuda
 FIGURES ?= cuda.json
 ifdef HOST
 bench-cuda:
-	tar -c --exclude=__pycache__ Makefile README.md LICENSE pyproject.toml benchmarks hpv kernels | \
-	ssh $(HOST) 'mkdir -p hpv-bench && cd hpv-bench && rm -rf benchmarks hpv kernels && tar -x && \
+	tar -cf - --exclude=__pycache__ Makefile README.md LICENSE pyproject.toml benchmarks hpv kernels | \
+	ssh $(HOST) 'mkdir -p hpv-bench && cd hpv-bench && rm -rf benchmarks hpv kernels && tar -xf - && \
 	make bench-cuda CUDA=$(CUDA) ARGS="$(ARGS)" >&2 && cat cuda.json' > $(FIGURES) || { rm -f $(FIGURES); exit 1; }
 else
 bench-cuda: $(VENV)/.has-bench-$(CUDA)
