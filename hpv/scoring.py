@@ -14,6 +14,7 @@ from hpv import streaming
 from hpv.backends import coded_samples
 from hpv.background import Background, check_layers
 from hpv.blocks import Block, read_block
+from hpv.buffers import Buffers
 from hpv.errors import DataError, InputError, warn
 from hpv.fitting import check_labels, choose_backend
 from hpv.kernels.rules import MISSING_CODE
@@ -398,7 +399,13 @@ def tally_block(
         scanner.backend.encode(tables.coder, block.bits[piece], block.first, codes[piece])
         own = {tail: tally[:, piece] for tail, tally in tallies.items()}
         scanner.tally(codes[piece], group[piece], tables, own)
-    return int(np.count_nonzero(codes == MISSING_CODE))
+    return count_missing(codes)
+
+
+def count_missing(codes: Any) -> int:
+    """NaN among the values that these are the codes of: an array, or a tensor wherever it is."""
+    nan = codes == MISSING_CODE
+    return int(np.count_nonzero(nan)) if isinstance(nan, np.ndarray) else int(nan.sum())
 
 
 def within(inner: slice, outer: slice) -> slice:

@@ -44,6 +44,8 @@ class Variant(NamedTuple):
             "ranges": ranging.ranger,
             "tally": tallying.tallier,
             "tally codes": tallying.code_tallier,
+            "clear": tallying.clearer,
+            "add": tallying.adder,
         }[self.family](*self.what)
         return made[0] if isinstance(made, tuple) else made
 
@@ -77,6 +79,8 @@ def variants(every: bool) -> Iterator[Variant]:
             yield from (Variant("ranges", (bits, capacity, kind, True, one)) for one in flags if every)
     yield Variant("ranges", (uint8, 40, float32, True, True))
     yield from (Variant("tally codes", (levels,)) for levels in (uint16, int32))
+    yield from (Variant("clear", (item,)) for item in (int32, int64))
+    yield Variant("add", ())
 
 
 def assemble(variant: Variant, device: tuple[int, int]) -> Resources:

@@ -550,11 +550,14 @@ def tally_values(
             samples = piece.rows.stop - piece.rows.start
             counts = _zeros(piece, "tallies", (tallier.tails, samples, tallier.entries), np.int32)
             missing = _zeros(piece, "missing", (1,), np.int64)
-            left, coded = _left(piece, codes, nodes)
+            left, kept = _left(piece, codes, nodes)
             for g, rows in _rows_by_group(group[piece.rows], piece.stream):
                 what = rows, edges, form.infinity, levels[g], counts, left, missing
                 tallying.tally(piece.values, piece.first, *what, piece.stream)
-            fetched, found = [missing, *coded], [np.zeros(1, np.int64), *(codes[piece.rows] for _ in coded)]
+            fetched, found = [missing], [np.zeros(1, np.int64)]
+            if kept is not None:
+                fetched.append(left)
+                found.append(kept)
             into = [tally[piece.rows] for tally in tallies]
             if isinstance(tallies[0], np.ndarray):
                 fetched.append(counts)
@@ -576,14 +579,14 @@ def _zeros(piece: Piece, purpose: str, shape: tuple[int, ...], dtype: Any) -> An
     return array
 
 
-def _left(piece: Piece, codes: Any | None, nodes: int) -> tuple[Any | None, list[Any]]:
-    """Where a piece leaves its codes, and that again if they have to be fetched from there."""
+def _left(piece: Piece, codes: Any | None, nodes: int) -> tuple[Any | None, np.ndarray | None]:
+    """Where on the GPU a piece leaves its codes, and where here they are wanted, if they are."""
     if codes is None:
-        return None, []
-    if not isinstance(codes, np.ndarray):
-        return gpu.adopted(codes[piece.rows]), []
-    array = piece.place.on_device("codes", (piece.rows.stop - piece.rows.start, nodes), np.uint8)
-    return array, [array]
+        return None, None
+    own = codes[piece.rows]
+    if not isinstance(own, np.ndarray):
+        return gpu.adopted(own), None
+    return piece.place.on_device("codes", (len(own), nodes), np.uint8), own
 
 
 class Levels:

@@ -19,11 +19,10 @@ from hpv.capturing.tensors import Place, Tallies
 from hpv.errors import InputError, near
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat
-from hpv.kernels.rules import MISSING_CODE
 from hpv.pvalues import check_tail
 from hpv.resources import quantity, thread_count
 from hpv.scanning import FORMS, STATISTICS, Kind, Scored, subset_nodes
-from hpv.scoring import check_weights, groups_of, scan_options, several
+from hpv.scoring import check_weights, count_missing, groups_of, scan_options, several
 
 
 @dataclass
@@ -145,7 +144,7 @@ class Monitor:
                 place = self._places[codes.device]
                 own = _at(tallies, codes.device, place, batch.samples)
                 place.tally_codes(layer, codes, batch.forms[layer], group, own)
-                missing += int((codes == MISSING_CODE).sum())
+                missing += count_missing(codes)
         kept = batch.codes if self._keep else {}
         return BatchScores(self._places, kept, _on_host(list(tallies.values())), group, missing)
 

@@ -25,19 +25,27 @@ Tallies = dict[str, torch.Tensor]
 
 def backend_of(device: torch.device, name: str) -> Backend:
     """The backend of this name, which works on tensors of a device."""
-    if device.type != "cpu":
+    if device.type == "cpu":
+        return get_backend(name)
+    if device.type != "cuda":
         raise InputError(f"the activations are on {device}, where no backend works; move the model to the CPU.")
-    return get_backend(name)
+    if name == "cpu":
+        raise InputError(f"backend='cpu': the activations are on {device}; give backend='auto', or move the model.")
+    return get_backend(name, on_device=True)
 
 
 def array_of(tensor: torch.Tensor) -> Any:
     """The same memory as an array that the backend reads and writes."""
-    return tensor.numpy()
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 def block_of(rows: torch.Tensor, form: FloatFormat) -> Block:
     """Activations (samples, nodes) as the backend takes them; rows that lie one after the other are not copied."""
-    return Block(array_of(rows.contiguous().view(_INTEGERS[form.key.itemsize])), 0)
+    if rows.device.type == "cpu":
+        return Block(rows.contiguous().view(_INTEGERS[form.key.itemsize]).numpy(), 0)
+    from hpv.backends.cuda import of_tensor
+
+    return Block(of_tensor(rows.contiguous(), form.key), 0)
 
 
 class Place:
@@ -50,7 +58,7 @@ class Place:
         self._device, self._threads = device, threads
         self._tables: dict[tuple[str, str], Tables] = {}
         self._look_ups: dict[tuple[str, str, str], Any] = {}
-        self._buffers = streaming.Buffers()
+        self._buffers = self.scanner.backend.make_buffers()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Room for an answer."""
@@ -84,7 +92,7 @@ class Place:
         The pooled counts answer, or those of all classes.
         """
         tables, block = self._tables_of(layer, form), block_of(rows, form)
-        codes = self.empty(tuple(rows.shape), torch.uint8) if keep else None
+        codes = self.empty(tuple(rows.shape), torch.uint8) if keep or tables.tallier is None else None
         left = None if codes is None else array_of(codes)
         arrays = _arrays(tallies)
         group = np.zeros(len(rows), np.int64)

@@ -7,7 +7,9 @@ Kernels of one family differ in constants (how many edges, how many columns), wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from numba import config, cuda, types
@@ -20,6 +22,9 @@ __all__ = ["SIMULATED", "Kernel", "block_columns", "cuda", "inlined", "key_of", 
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """Whether kernels are run by Python on the CPU, about a hundred microseconds a thread."""
+
+# The simulator hands the place in the grid to a kernel by way of its module: one kernel at a time.
+_SIMULATOR: AbstractContextManager[Any] = Lock() if SIMULATED else nullcontext()
 
 # A warp's lanes take columns side by side, so that what they read lies side by side; rows of lanes take turns.
 LANES = 4 if SIMULATED else 32
@@ -69,6 +74,10 @@ class Kernel:
         """Run on the arguments, arrays of any number of dimensions among them; returns before it is done."""
         if 0 in grid:
             return
+        with _SIMULATOR:
+            self._launch(grid, stream, *arguments)
+
+    def _launch(self, grid: tuple[int, int], stream: Any, *arguments: Any) -> None:
         flat = [one if isinstance(one, int) else one.reshape(one.size) for one in arguments]
         self._compiled[grid, self.threads, stream](*flat)
 

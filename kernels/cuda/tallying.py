@@ -14,6 +14,7 @@ C order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -299,3 +300,46 @@ def code_tallier(levels_type: Any) -> Kernel:
 
     arguments = vector(uint8), vector(int32), int64, vector(levels_type), int64, int64, int64, vector(int32), int64
     return Kernel(tally_codes, arguments, (lanes, turns))
+
+
+def clear(counts: Any, stream: Any) -> None:
+    """Fill with zeros."""
+    kernel = clearer(from_dtype(counts.dtype))
+    kernel.launch((-(-counts.size // THREADS), 1), stream, counts, counts.size)
+
+
+def add(counts: Any, tallies: Sequence[Any], stream: Any) -> None:
+    """Add counts (v, s, g + 2) to a tally (s, g + 2) of each tail, int32."""
+    for v, tally in enumerate(tallies):
+        adder().launch((-(-tally.size // THREADS), 1), stream, counts, v * tally.size, tally, tally.size)
+
+
+@cache
+def clearer(item: Any) -> Kernel:
+    """The kernel for items of this type."""
+
+    def clear_items(items, count):
+        at = item_of_thread()
+        if at < uint64(count):
+            items[at] = 0
+
+    return Kernel(clear_items, (vector(item), int64), (LANES, THREADS // LANES))
+
+
+@cache
+def adder() -> Kernel:
+    """The kernel for counts."""
+
+    def add_items(counts, start, tally, count):
+        at = item_of_thread()
+        if at < uint64(count):
+            tally[at] += counts[uint64(start) + at]
+
+    return Kernel(add_items, (vector(int32), int64, vector(int32), int64), (LANES, THREADS // LANES))
+
+
+@inlined
+def item_of_thread():
+    """The number of a thread among those of all blocks."""
+    inside = uint64(cuda.threadIdx.y) * uint64(LANES) + uint64(cuda.threadIdx.x)
+    return uint64(cuda.blockIdx.x) * uint64(THREADS) + inside

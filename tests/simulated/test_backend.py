@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import hpv
 from hpv.backends import Room, cuda, gpu
+from hpv.blocks import Block
+from hpv.capturing import tensors
 from hpv.floats import FORMATS
 from hpv.kernels.cuda.device import cuda as driver
 from hpv.layers import DeviceLayer
@@ -80,8 +84,8 @@ def test_scans(x: np.ndarray, y: np.ndarray, against: str, data: st.DataObject) 
 def store(tmp_path: Path) -> Path:
     rng = np.random.default_rng(5)
     group = zarr.create_group(tmp_path / "acts.zarr")
-    for name, nodes, chunks in (("conv", 9, (16, 4)), ("head", 3, (64, 3))):
-        values = np.maximum(rng.normal(size=(64, nodes)), -0.3).astype(np.float32)
+    for name, nodes, chunks in (("conv", 5, (8, 3)), ("head", 2, (20, 2))):
+        values = np.maximum(rng.normal(size=(20, nodes)), -0.3).astype(np.float32)
         values[7, 1] = np.nan
         group.create_array(name, data=values, chunks=chunks)
     return tmp_path / "acts.zarr"
@@ -92,10 +96,11 @@ def test_stores(store: Path, tmp_path: Path, threads: int) -> None:
     """Streamed through pinned memory, with codes written; by two threads as by one."""
     background = hpv.fit(store, threads=threads, backend="cuda", bins=6)
     assert background.fingerprint == hpv.fit(store, backend="cpu", bins=6).fingerprint
-    one, other = (
-        hpv.score(background, store, tmp_path / name, threads=threads, backend=name, keep=("codes", "ranges"))
-        for name in ("cuda", "cpu")
-    )
+    scores = {}
+    for name in ("cuda", "cpu"):
+        with pytest.warns(hpv.HpvWarning, match="2 NaN values"):
+            scores[name] = hpv.score(background, store, tmp_path / name, threads=threads, backend=name)
+    one, other = scores["cuda"], scores["cpu"]
     for kind in one.kinds:
         same(one.get(*kind).score, other.get(*kind).score)
     for layer in ("conv", "head"):
@@ -107,10 +112,11 @@ def test_stores(store: Path, tmp_path: Path, threads: int) -> None:
 
 def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are larger than a place go piece by piece, and results come back so."""
-    x = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     background = hpv.fit(x, backend="cpu", bins=4)
     expected = background.encode(x), *background.pvalues(x), background.scan(x).score
-    monkeypatch.setattr(cuda, "LARGEST_PLACE", 200)
+    monkeypatch.setattr(cuda, "LARGEST_PLACE", 100)
+    monkeypatch.setattr(cuda, "LARGEST_TALLIES", 4000)
     assert hpv.fit(x, edges=background, backend="cuda").fingerprint == background.fingerprint
     found = background.encode(x, backend="cuda"), *background.pvalues(x, backend="cuda")
     for one, other in zip((*found, background.scan(x, backend="cuda").score), expected, strict=True):
@@ -118,14 +124,6 @@ def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- what is on a GPU stays there ---
-
-
-class There:
-    """An array of another library on a GPU, as far as the simulator has one."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.array = driver.to_device(values)
-        self.shape, self.dtype = values.shape, values.dtype
 
 
 @pytest.fixture
@@ -144,7 +142,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_answers_stay_where_the_values_are(on_device: Any) -> None:
-    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(15, 4)).astype(np.float32)
     there = on_device(activations=x)
     background = hpv.fit(there, bins=4)
     assert background.fingerprint == hpv.fit(x, bins=4, backend="cpu").fingerprint
@@ -158,6 +156,41 @@ def test_answers_stay_where_the_values_are(on_device: Any) -> None:
     ours, theirs = background.scan(there), background.scan(x, backend="cpu")
     same(ours.score, theirs.score)
     same(ours.nodes(3)["activations"], theirs.nodes(3)["activations"])
+
+
+@pytest.mark.parametrize("options", [{}, {"against": "lowest"}, {"alphas": "all"}, {"against": "own"}])
+def test_a_monitor_works_where_the_activations_are(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    """With tensors whose memory stands for a device's."""
+
+    def there(array: Any) -> Any:
+        return FakeCUDAArray(array.numpy()) if isinstance(array, torch.Tensor) else array
+
+    def on_stream(array: Any) -> cuda.OnDevice:
+        return cuda.OnDevice(there(array), driver.default_stream(), 0)
+
+    monkeypatch.setattr(gpu, "adopted", there)
+    monkeypatch.setattr(cuda, "on_stream", on_stream)
+    monkeypatch.setattr(tensors, "array_of", lambda tensor: tensor)
+    monkeypatch.setattr(tensors, "block_of", lambda rows, form: Block(cuda.of_tensor(rows, form.key), 0))
+    x = np.random.default_rng(3).normal(size=(12, 3)).astype(np.float32)
+    x[2, 1] = np.nan
+    labels = np.arange(12) % 2
+    background = hpv.fit({"0": x}, labels=labels if options.get("against") else None, min_class_size=3, backend="cpu")
+    model = torch.nn.Sequential(torch.nn.Identity())
+    with hpv.Monitor(model, background, backend="cuda", **options) as monitor:
+        model(torch.from_numpy(x[:5]))
+        found = monitor.scores(labels=labels[:5])
+    assert found.missing == 1
+    given_labels = labels[:5] if options.get("against") == "own" else None
+    for tail, form, statistic in found.kinds:
+        expected = background.scan({"0": x[:5]}, tail=tail, form=form, statistic=statistic, labels=given_labels,
+                                   backend="cpu", **options)  # fmt: skip
+        for name in ("score", "alpha", "size"):
+            same(getattr(found.get(tail, form, statistic), name), getattr(expected, name))
+    same(found.codes("0").numpy(), background.encode({"0": x[:5]}, backend="cpu")["0"])
+    one, other = found.pvalues("0"), background.pvalues({"0": x[:5]}, labels=given_labels, backend="cpu")["0"]
+    for ours, theirs in zip(one, other, strict=True):
+        same(ours.numpy(), theirs)
 
 
 # --- what goes wrong ---
