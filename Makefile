@@ -5,7 +5,7 @@ USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-slurm lint bench clean
+.PHONY: demo test test-slurm lint bench bench-cuda clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.has-demo
@@ -25,6 +25,25 @@ lint: $(VENV)/.has-test
 
 bench: $(VENV)/.has-bench
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# On a machine with a GPU, and its figures in cuda.json. HOST=user@machine: there, by ssh, in a folder hpv-bench.
+# CUDA=cuda12 for a driver of CUDA 12.
+CUDA ?= cuda
+FIGURES ?= cuda.json
+ifdef HOST
+bench-cuda:
+	tar -cf - --exclude=__pycache__ Makefile README.md LICENSE pyproject.toml benchmarks hpv kernels | \
+	ssh $(HOST) 'mkdir -p hpv-bench && cd hpv-bench && rm -rf benchmarks hpv kernels && tar -xf - && \
+	make bench-cuda CUDA=$(CUDA) ARGS="$(ARGS)" >&2 && cat cuda.json' > $(FIGURES) || { rm -f $(FIGURES); exit 1; }
+else
+bench-cuda: $(VENV)/.has-bench-$(CUDA)
+	$(BIN)/python -m benchmarks cuda --json $(FIGURES) $(ARGS)
+endif
+
+# Without constraints.txt, whose torch may be one for CPUs.
+$(VENV)/.has-bench-cuda $(VENV)/.has-bench-cuda12: $(VENV)/.has-bench-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,$*]'
+	@touch $@
 
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'

@@ -21,7 +21,11 @@ PARTS = {
     "startup": "the command line, cold and warm",
     "kernels": "compiled loops as multiples of a copy",
     "scaling": "time against samples and nodes",
+    "cuda": "the CUDA backend on a GPU, beside a copy there",
 }
+
+
+BYTES = ("store_bytes", "soak_bytes", "gpu_bytes", "pinned_bytes")
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Options, argparse.Namespace]:
@@ -36,6 +40,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Options, a
     parser.add_argument("--store-bytes", type=float, default=default.store_bytes, help="of the streamed store")
     parser.add_argument("--soak-bytes", type=float, default=default.soak_bytes, help="of the store of the soak")
     parser.add_argument("--soak-memory", default=default.soak_memory, help="budget of the soak")
+    parser.add_argument("--gpu-bytes", type=float, default=default.gpu_bytes, help="of values on the GPU")
+    parser.add_argument("--pinned-bytes", type=float, default=default.pinned_bytes, help="of values on their way there")
     parser.add_argument("--memory", default=default.memory, help="budget of the streaming part")
     parser.add_argument("--folder", help="where temporary stores are made")
     parser.add_argument("--warm-only", dest="cold", action="store_false", help="never empty the page cache")
@@ -43,9 +49,11 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[list[str], Options, a
     wrong = [part for part in chosen.parts if part not in PARTS]
     if wrong:
         parser.error(f"no part {wrong[0]}; choose from {', '.join(PARTS)}")
-    if min(chosen.rounds, chosen.threads, chosen.store_bytes, chosen.soak_bytes) < 1:
-        parser.error("--rounds, --threads, --store-bytes and --soak-bytes are numbers from 1 on")
-    chosen.store_bytes, chosen.soak_bytes = int(chosen.store_bytes), int(chosen.soak_bytes)
+    for name in ("rounds", "threads", *BYTES):
+        if getattr(chosen, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is a number from 1 on")
+    for name in BYTES:
+        setattr(chosen, name, int(getattr(chosen, name)))
     named = {one.name for one in fields(Options)}
     options = replace(default, **{name: value for name, value in vars(chosen).items() if name in named})
     return chosen.parts or list(PARTS), options, chosen
@@ -65,6 +73,13 @@ def main() -> int:
     """The command."""
     parts, options, chosen = parse()
     console = Console() if sys.stdout.isatty() else Console(width=180)
+    lacking = import_module("benchmarks.cuda").missing() if "cuda" in parts else None
+    if lacking and chosen.parts:
+        print(f"The part cuda: {lacking}.", file=sys.stderr)
+        return 2
+    if lacking:
+        parts.remove("cuda")
+        console.print(f"The part cuda is left out: {lacking}.", highlight=False)
     facts = machine()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
     tables = run(parts, options, console)

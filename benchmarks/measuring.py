@@ -43,6 +43,10 @@ class Options:
     soak_bytes: int = 20_000_000_000
     """Of the store of the soak; at most what fits on the disk."""
     soak_memory: str = "1GiB"
+    gpu_bytes: int = 4_000_000_000
+    """Of values on the GPU, a seventh of its memory at most."""
+    pinned_bytes: int = 8_000_000_000
+    """Of values in pinned memory, at most a quarter of what is free."""
     cold: bool = True
     """Also with an empty page cache, where this user may empty it."""
     folder: str | None = None
@@ -240,12 +244,15 @@ def half_relu(samples: int, nodes: int, seed: int = 0) -> np.ndarray:
     return values
 
 
+PACKAGES = ("numpy", "numba", "numba-cuda", "zarr", "dask", "torch", "fast-histogram", "adversarial-robustness-toolbox")
+
+
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
-    for package in ("numpy", "numba", "zarr", "dask", "torch", "fast-histogram", "adversarial-robustness-toolbox"):
+    for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

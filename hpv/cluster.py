@@ -59,7 +59,7 @@ WAIT_SECONDS = 60
 
 def fit_on_cluster(client: Client, ready: Fit, progress: Progress, checkpoint: Checkpoint | None) -> Background:
     """`hpv.fitting.run_fit` by the workers of a cluster."""
-    cluster = _Cluster(client, ready.source, ready.plan.memory, progress)
+    cluster = _Cluster(client, ready.source, ready.plan.memory, ready.asked, progress)
     edges = _propose(cluster, ready, progress, checkpoint)
     layers = {}
     for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
@@ -72,7 +72,7 @@ def score_on_cluster(
     client: Client, ready: Score, progress: Progress, write: WriteScores, write_codes: WriteCodes | None, start: int
 ) -> None:
     """`hpv.scoring.run_score` by the workers of a cluster; ``write`` is called here, in order of the samples."""
-    cluster = _Cluster(client, ready.source, ready.plan.memory, progress)
+    cluster = _Cluster(client, ready.source, ready.plan.memory, ready.asked, progress)
     samples, row = ready.source.samples, sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", samples * row)
     progress.skip(start * row)
@@ -272,17 +272,20 @@ def _ranges(start: int, stop: int, row: int, height: int) -> Iterator[slice]:
 class _Cluster:
     """The workers, once it is known that they can do the work."""
 
-    def __init__(self, client: Client, source: Activations, memory: int, progress: Progress) -> None:
+    def __init__(self, client: Client, source: Activations, memory: int, backend: str, progress: Progress) -> None:
         self.client = client
         with _explained(client):
             _wait_for_a_worker(client, progress)
             threads = client.nthreads().values()
             of_scheduler = client.run_on_scheduler(_version())
-            facts = client.run(_facts_of(_paths(source)))
+            facts = client.run(_facts_of(_paths(source), backend, hpv.__version__))
         self.threads, most = sum(threads), max(threads)
         _check_version(f"scheduler {_address(client)}", of_scheduler)
-        for address, (version, limit, absent) in facts.items():
+        for address, (version, limit, absent, lacking) in facts.items():
             _check_version(f"worker {address}", version)
+            if lacking:
+                raise InputError(f"backend={backend!r} on the worker {address}: {lacking}. Start workers where there "
+                                 "is a GPU for each, or give backend='auto' or 'cpu'.")  # fmt: skip
             if absent:
                 raise InputError(f"the worker {address} does not see {absent}; give a path that all workers see.")
             memory = min(memory, limit // 2 or memory)
@@ -334,20 +337,25 @@ def _version() -> Callable[[], str | None]:
     return version
 
 
-def _facts_of(paths: Sequence[str]) -> Callable[..., tuple[str | None, int, str | None]]:
-    """Asks a worker for its version, its memory limit, and the first of the paths that it does not see."""
+Facts = tuple[str | None, int, str | None, str | None]
 
-    def facts(
-        dask_worker: Any,
-    ) -> tuple[str | None, int, str | None]:  # sent as it is: a worker may have another hpv, or none
+
+def _facts_of(paths: Sequence[str], backend: str, wanted: str) -> Callable[..., Facts]:
+    """Asks a worker for its version, its memory limit, the first path that it does not see, what the backend lacks."""
+
+    def facts(dask_worker: Any) -> Facts:  # sent as it is: a worker may have another hpv, or none
         import os
 
         try:
             import hpv
         except ImportError:
-            return None, 0, None
+            return None, 0, None, None
+        if hpv.__version__ != wanted:
+            return hpv.__version__, 0, None, None
+        from hpv.backends import missing
+
         absent = next((path for path in paths if not os.path.exists(path)), None)
-        return hpv.__version__, int(dask_worker.memory_manager.memory_limit or 0), absent
+        return wanted, int(dask_worker.memory_manager.memory_limit or 0), absent, missing(backend)
 
     return facts
 

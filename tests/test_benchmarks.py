@@ -16,7 +16,7 @@ from rich.console import Console
 
 import hpv
 from benchmarks import __main__ as command
-from benchmarks import child, kernels, library, measuring, peers, scaling, soak, startup, streaming
+from benchmarks import child, cuda, kernels, library, measuring, peers, scaling, soak, startup, streaming
 from benchmarks.measuring import Options, Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,6 +246,62 @@ def test_the_command_chooses_parts_and_sizes() -> None:
     assert (options.samples, options.nodes, options.store_bytes) == (20_000, 4_096, 4_000_000_000)
     parts, options, chosen = command.parse(["peers", "--rounds", "2", "--store-bytes", "1e8", "--json", "x.json"])
     assert (parts, options.rounds, options.store_bytes, chosen.json) == (["peers"], 2, 100_000_000, "x.json")
+
+
+def test_the_command_says_why_there_are_no_figures_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cuda, "missing", lambda: "no GPU that can be used")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "cuda"])
+    assert command.main() == 2
+    assert capsys.readouterr() == ("", "The part cuda: no GPU that can be used.\n")
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    monkeypatch.setattr(command, "run", lambda parts, *_: [Table(part, part, ()) for part in parts if part == "cuda"])
+    assert command.main() == 0
+    assert capsys.readouterr().out.startswith("The part cuda is left out: no GPU that can be used.\n")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of another machine: ssh goes there, and make does what the file ``answer`` says."""
+    here, home = tmp_path / "bin", tmp_path / "home"
+    for folder in (here, home / "bin"):
+        folder.mkdir(parents=True)
+    (here / "ssh").write_text(f'#!/bin/sh\necho "$1" > {home}/host; cd {home}; PATH={home}/bin:$PATH exec sh -c "$2"\n')
+    (home / "bin" / "make").write_text(f'#!/bin/sh\necho "$@" > {home}/asked; echo progress; . {home}/answer\n')
+    for program in (here / "ssh", home / "bin" / "make"):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(here), prepend=os.pathsep)
+    return home
+
+
+def carry(figures: Path) -> subprocess.CompletedProcess[str]:
+    options = ["HOST=me@gpu", "CUDA=cuda12", "ARGS=--rounds 2", f"FIGURES={figures}"]
+    command = ["make", "-C", str(ROOT), "bench-cuda", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_one_command_carries_the_part_to_a_machine_with_a_gpu(elsewhere: Path, tmp_path: Path) -> None:
+    (elsewhere / "hpv-bench" / "kernels").mkdir(parents=True)
+    (elsewhere / "hpv-bench" / "kernels" / "old.py").touch()  # of another run
+    (elsewhere / "answer").write_text("echo '{}' > cuda.json\n")
+    done = carry(tmp_path / "cuda.json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cuda.json").read_text() == "{}\n"
+    assert "progress" in done.stderr
+    assert (elsewhere / "host").read_text() == "me@gpu\n"
+    assert (elsewhere / "asked").read_text() == "bench-cuda CUDA=cuda12 ARGS=--rounds 2\n"
+    carried = {str(path.relative_to(elsewhere / "hpv-bench")) for path in (elsewhere / "hpv-bench").rglob("*.*")}
+    assert {"benchmarks/__main__.py", "hpv/__init__.py", "kernels/cuda/counting.py", "pyproject.toml"} <= carried
+    assert not {path for path in carried if "old" in path or "__pycache__" in path}
+
+
+def test_no_figures_come_back_from_a_machine_without_a_gpu(elsewhere: Path, tmp_path: Path) -> None:
+    (elsewhere / "answer").write_text("echo 'The part cuda: no GPU.' >&2; exit 2\n")
+    done = carry(tmp_path / "cuda.json")
+    assert done.returncode == 2
+    assert "The part cuda: no GPU." in done.stderr
+    assert not (tmp_path / "cuda.json").exists()
 
 
 @pytest.mark.parametrize("wrong", [["fits"], ["--rounds", "0"]])

@@ -15,6 +15,8 @@ from hpv.floats import FloatFormat
 
 WORTH_A_GPU = 2**26
 """Values of this machine's memory or disks, from which on a GPU is used by itself: before, it is not yet warm."""
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+"""Names the GPUs of a process, in the environment."""
 CACHED_CODES = 2**20
 """Codes that are looked up while they are still in the caches."""
 CODED_SAMPLES = 256
@@ -177,10 +179,24 @@ def check_name(name: str) -> None:
         raise InputError(f"backend={name!r}: give auto, cpu or cuda.")
 
 
-def _has_gpu() -> bool:
-    """Whether ``backend="cuda"`` would work; asks the driver only where the package for it is installed."""
-    if find_spec("numba_cuda") is None:
-        return False
+def missing(name: str) -> str | None:
+    """What a backend lacks here, and the next step; None where it can work, as ``auto`` always can."""
+    if name != "cuda":
+        return None
     from hpv.backends import cuda
 
-    return cuda.missing() is None
+    return cuda.missing()
+
+
+def gpus_for(name: str) -> list[str]:
+    """GPUs of this machine that `get_backend` would use for much data, as CUDA_VISIBLE_DEVICES names them."""
+    if get_backend(name, WORTH_A_GPU).name == "cpu":
+        return []
+    from hpv.backends import gpu
+
+    return gpu.visible()
+
+
+def _has_gpu() -> bool:
+    """Whether ``backend="cuda"`` would work; asks the driver only where the package for it is installed."""
+    return find_spec("numba_cuda") is not None and missing("cuda") is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from hpv.backends import VISIBLE_GPUS
 from hpv.kernels.cuda.device import SIMULATED, cuda
 
 NO_MEMORY = "out of memory"
@@ -21,6 +23,15 @@ def why_not() -> str:
     """Why there is no device that can be used."""
     error = cuda.cuda_error()
     return "there is none" if error is None else " ".join(str(error).split())
+
+
+def visible() -> list[str]:
+    """Numbers or UUIDs of the devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    told = os.environ.get(VISIBLE_GPUS)
+    if told is None:
+        return [str(number) for number in range(len(cuda.gpus))]
+    names = [name.strip() for name in told.split(",")]
+    return names if SIMULATED else names[: len(cuda.gpus)]  # the driver takes them up to the first that is not there
 
 
 def free_memory() -> int | None:

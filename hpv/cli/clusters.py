@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hpv.backends import VISIBLE_GPUS, gpus_for
 from hpv.errors import InputError
 from hpv.resources import thread_count
+
+if TYPE_CHECKING:
+    from distributed import Nanny
 
 SECONDS = 15
 """To reach a scheduler."""
@@ -17,9 +21,13 @@ SECONDS = 15
 
 @contextmanager
 def cluster(
-    scheduler: str | None, scheduler_file: str | None, workers: int | None, threads: int | None = None
-) -> Iterator[None]:
-    """Make a cluster the active one: a scheduler's, or one of so many processes that share ``threads``."""
+    scheduler: str | None, scheduler_file: str | None, workers: int | None, threads: int | None = None,
+    backend: str = "cpu",
+) -> Iterator[None]:  # fmt: skip
+    """Make a cluster the active one: a scheduler's, or one of so many processes that share ``threads``.
+
+    These processes get a GPU each, in turn, where the backend may use them.
+    """
     given = [name for name, value in (("--scheduler", scheduler), ("--scheduler-file", scheduler_file),
                                       ("--workers", workers)) if value is not None]  # fmt: skip
     if len(given) > 1:
@@ -29,7 +37,7 @@ def cluster(
         return
     # What is wrong is said by hpv; Dask would say it in pages.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with _started(workers, threads) if workers is not None else _reached(scheduler, scheduler_file):
+    with _started(workers, threads, backend) if workers is not None else _reached(scheduler, scheduler_file):
         yield
 
 
@@ -48,15 +56,28 @@ def _reached(scheduler: str | None, scheduler_file: str | None) -> Any:
 
 
 @contextmanager
-def _started(workers: int, threads: int | None) -> Iterator[None]:
+def _started(workers: int, threads: int | None, backend: str) -> Iterator[None]:
     from distributed import Client, LocalCluster
 
     if workers < 1:
         raise InputError(f"--workers {workers}: give a whole number from 1 on.")
-    each = max(1, thread_count(threads) // workers)
+    gpus = gpus_for(backend)
+    # One thread keeps a GPU at work; more only read for it.
+    each = 1 if backend == "cuda" and threads is None else max(1, thread_count(threads) // workers)
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=each, dashboard_address=":0", silence_logs=logging.CRITICAL)
-        as started,
+        LocalCluster(n_workers=workers, threads_per_worker=each, worker_class=_nanny(gpus), dashboard_address=":0",
+                     silence_logs=logging.CRITICAL) as started,
         Client(started),
     ):  # fmt: skip
         yield
+
+
+def _nanny(gpus: Sequence[str]) -> type[Nanny]:
+    """Starts a worker, and starts it again if it dies; the workers see one of the GPUs each, in turn."""
+    from distributed import Nanny
+
+    class WithGpu(Nanny):
+        def __init__(self, scheduler: str, *, name: int, **options: Any) -> None:
+            super().__init__(scheduler, name=name, env={VISIBLE_GPUS: gpus[name % len(gpus)]}, **options)
+
+    return WithGpu if gpus else Nanny

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 def fit(terminal: Terminal, *, out: str, overwrite: bool, shard: str | None, **options: Any) -> None:
     """``hpv fit``."""
-    where = _where(options)
-    ready = prepared_fit(**options)
-    part = None if shard is None else cut(ready.source, shard, overwrite)
-    _report_fill(terminal, ready.source)
-    with where, terminal.meter("fit", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
-        if part:
-            background, already = fit_shard(ready, part, out, meter)
-        else:
-            background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
+    with _where(options):
+        ready = prepared_fit(**options)
+        part = None if shard is None else cut(ready.source, shard, overwrite)
+        _report_fill(terminal, ready.source)
+        with terminal.meter("fit", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
+            if part:
+                background, already = fit_shard(ready, part, out, meter)
+            else:
+                background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
     document = {"command": "fit", "out": out, **_which(part), "already_complete": already}
     document |= background_facts(background)
     if background.path == out:  # of all shards: they are merged
@@ -65,15 +65,16 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, sha
     """``hpv score``."""
     from hpv.scores import write_scores
 
-    where, keep = _where(options), _keep(options["keep"])
-    ready = prepared_score(background, **options)
-    part = None if shard is None else cut(ready.source, shard, overwrite)
-    _report_fill(terminal, ready.source)
-    with where, terminal.meter("score", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
-        if part:
-            scores = score_shard(ready, part, out, keep, meter)
-        else:
-            scores = write_scores(ready, out, keep, overwrite, meter)
+    keep = _keep(options["keep"])
+    with _where(options):
+        ready = prepared_score(background, **options)
+        part = None if shard is None else cut(ready.source, shard, overwrite)
+        _report_fill(terminal, ready.source)
+        with terminal.meter("score", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
+            if part:
+                scores = score_shard(ready, part, out, keep, meter)
+            else:
+                scores = write_scores(ready, out, keep, overwrite, meter)
     already = scores.already_complete
     document = {"command": "score", "out": out, **_which(part), "already_complete": already, **scores_facts(scores)}
     if scores.path == out:  # of all shards: they are merged
@@ -104,9 +105,9 @@ def demo(terminal: Terminal, *, seeds: int, out: str) -> None:
 
 
 def _where(options: dict[str, Any]) -> AbstractContextManager[None]:
-    """Where to compute, taken out of the options."""
+    """Where to compute, taken out of the options; entered before the work is planned: it may be that of other GPUs."""
     given = {name: options.pop(name) for name in ("scheduler", "scheduler_file", "workers")}
-    return cluster(**given, threads=options["threads"])
+    return cluster(**given, threads=options["threads"], backend=options["backend"])
 
 
 def prepared_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:
