@@ -522,8 +522,7 @@ class Tallier:
     def __init__(self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> None:
         self.coder = Coder(edges, form)
         self.tails, self.entries = len(tables), thresholds + 2
-        packed = sum(table.astype(np.int32) << (tallying.LEVEL_BITS * v) for v, table in enumerate(tables))
-        self.levels = _Tables(*(np.ascontiguousarray(one.T) for one in np.asarray(packed)))
+        self.levels = _Tables(*(tallying.pack_levels(group, thresholds) for group in zip(*tables, strict=True)))
 
 
 def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> Tallier:
