@@ -91,17 +91,20 @@ def make_entry(values_type: Any, capacity: int, columns: int) -> Callable[..., A
 @cache
 def make_load_table(room: int, columns: int, turns: int) -> Callable[..., Any]:
     """Copies the columns of a block from a table into shared memory."""
+    steps, full = -(-room // turns), room % turns == 0
 
     @inlined
     def load_table(table: Any, used: Any, nodes: Any, node: Any, lane: Any, turn: Any, otherwise: Any, to: Any) -> None:
         """``table`` (used, nodes) to ``to`` (room, columns); ``turn``: the thread's number among those of a column."""
-        e = uint32(turn)
-        while e < uint32(room):
+        there = uint32(used if node < nodes else 0)
+        at, jump = uint64(turn) * uint64(nodes) + uint64(node), uint64(turns) * uint64(nodes)
+        for step in range(steps):
+            e = uint32(turn + step * turns)
             entry = otherwise
-            if e < used and node < nodes:
-                entry = table[uint64(e) * uint64(nodes) + uint64(node)]
-            to[uint32(e * columns + lane)] = entry
-            e = uint32(e + turns)
+            if e < there:
+                entry = table[at + uint64(step) * jump]
+            if full or e < room:
+                to[uint32(e * columns + lane)] = entry
 
     return load_table
 
