@@ -65,7 +65,6 @@ COUNT_MASK = 0xFFFF
 # Columns that a block takes: enough to be worth its tallies, few enough for counters of 16 bits.
 FEWEST_COLUMNS = 8 if SIMULATED else 4096
 MOST_COLUMNS = 65_535
-# Blocks that have room beside one another.
 BLOCKS_TOGETHER = 4
 
 
@@ -156,7 +155,7 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
     rows_there, threads, row_of = shape.rows, columns * turns, row_finder(chosen)
     room, levels_room = capacity * columns, (capacity + 2) * columns
     tallies_room = rows_there * tails
-    words_room = tallies_room * PITCH
+    words_room, chosen_room = tallies_room * PITCH, rows_there if chosen else 1
     search = make_search(capacity, columns)
     load_edges, load_levels = make_load_table(capacity, columns, turns), make_load_table(capacity + 2, columns, turns)
 
@@ -223,7 +222,7 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
         bound = cuda.shared.array(room, wide)
         here = cuda.shared.array(levels_room, int32)
         words = cuda.shared.array(words_room, int32)
-        mine = cuda.local.array(each, uint32)
+        samples_here = cuda.shared.array(chosen_room, int32)
         values = cuda.local.array(each, wide)
         places = cuda.local.array(together, uint32)
         packed = cuda.local.array(together, int32)
@@ -235,37 +234,45 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
             words[at] = 0
             at = uint32(at + threads)
         begin, stop = uint32(uint64(cuda.blockIdx.x) * uint64(rows_there)), uint32(at_work)
-        # How many samples this thread has, the last of all may come before its last, and where they are.
-        there = uint32(0)
-        for q in range(each):
-            mine[q] = uint32(0)
-            if begin + q * turns + turn < stop:
-                mine[q] = row_of(rows, uint32(begin + q * turns + turn))
-                there = uint32(q + 1)
-        jump = uint64(turns) * uint64(width)
+        # How many samples this thread has: the last block's may end before.
+        row = uint32(begin + turn)
+        there = uint32((min(stop, uint32(begin + rows_there)) - row + turns - 1) // turns) if row < stop else uint32(0)
+        if chosen:
+            at = number
+            while at < rows_there:
+                samples_here[at] = int32(row_of(rows, uint32(min(uint32(begin + at), uint32(stop - 1)))))
+                at = uint32(at + threads)
+        jump, jump_to = uint64(turns) * uint64(width), uint64(turns) * uint64(nodes)
         nans = uint32(0)
         start = uint32(uint64(cuda.blockIdx.y) * uint64(step))
         end = uint32(min(uint64(start) + uint64(step), uint64(nodes)))
         nan_entry = address_of(here, uint32((used + 1) * columns + lane))
         tally = uint32(turn * tails * PITCH)
+        cuda.syncthreads()
         c = start
         while c < end:
             node = uint32(c + lane)
             # Where there is nothing, a zero is tallied, for nobody.
             real = uint32(there if node < nodes else 0)
             column = uint64(first) + uint64(node)
-            at = uint64(mine[0]) * uint64(width) + column
-            for q in range(each):
-                values[q] = wide(0)
-                if q < real:
-                    if chosen:
-                        at = uint64(mine[q]) * uint64(width) + column
+            at = uint64(row) * uint64(width) + column
+            if c + columns <= nodes and begin + rows_there <= stop and not chosen:
+                for q in range(each):
                     values[q] = wide(bits[at])
-                at = at + jump
+                    at = at + jump
+            else:
+                for q in range(each):
+                    values[q] = wide(0)
+                    if uint32(q) < real:
+                        if chosen:
+                            at = uint64(samples_here[uint32(q * turns + turn)]) * uint64(width) + column
+                        values[q] = wide(bits[at])
+                    at = at + jump
             cuda.syncthreads()
             load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
             load_levels(levels, uint32(used + 2), nodes, node, lane, turn, int32(0), here)
             cuda.syncthreads()
+            to = uint64(row) * uint64(nodes) + uint64(node)
             for p in range(0, each, together):
                 for q in range(together):
                     places[q] = search(wide(key_of_number(values[p + q], wide(missed))), bound, lane)
@@ -278,9 +285,13 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
                     absent = is_nan(values[p + q], infinity, wide(missed))
                     if absent:
                         nans = uint32(nans + 1)
-                    if coded and p + q < real:
+                    if coded and uint32(p + q) < real:
                         code = uint32(MISSING_CODE) if absent else uint32(places[q] // uint32(columns))
-                        codes[uint64(mine[p + q]) * uint64(nodes) + uint64(node)] = uint8(code)
+                        if chosen:
+                            sample = uint64(samples_here[uint32((p + q) * turns + turn)])
+                            to = sample * uint64(nodes) + uint64(node)
+                        codes[to] = uint8(code)
+                    to = to + jump_to
             c = uint32(c + columns)
         if nans != 0:
             cuda.atomic.add(missing, 0, int64(nans))
@@ -291,6 +302,7 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
     where = given, int64, int64, vector(int32) if chosen else given, int64, int64
     what = vector(wide), int64, int64, int64, vector(int32), int64
     out = vector(int32), int64, vector(uint8) if coded else given, vector(int64)
+    # Registers are to leave room for as many blocks beside one another as shared memory does.
     return Kernel(tally_rows, (*where, *what, *out), (columns, turns), BLOCKS_TOGETHER), shape
 
 
