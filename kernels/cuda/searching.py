@@ -20,6 +20,8 @@ from hpv.kernels.cuda.shared import address_of, index_of, item_at, moved_where
 CAPACITIES = (7, 15, 31, 40, 63, 95, 127, 191, 254)
 # Samples of a thread that are in flight together.
 ROWS = 4
+# Entries of a thread that are copied together; more would take too many registers.
+MOST_UNROLLED = 8
 # The integers that edges are given as, for the integers that values are given as.
 WIDE = {int16: int32, int32: int32, int64: int64}
 
@@ -91,17 +93,29 @@ def make_entry(values_type: Any, capacity: int, columns: int) -> Callable[..., A
 @cache
 def make_load_table(room: int, columns: int, turns: int) -> Callable[..., Any]:
     """Copies the columns of a block from a table into shared memory."""
+    steps, full = -(-room // turns), room % turns == 0
+
+    @inlined
+    def load_entry(table: Any, there: Any, nodes: Any, node: Any, lane: Any, e: Any, otherwise: Any, to: Any) -> None:
+        """Copy entry ``e`` of a node, if there are so many."""
+        entry = otherwise
+        if e < there:
+            entry = table[uint64(e) * uint64(nodes) + uint64(node)]
+        if full or e < uint32(room):
+            to[uint32(e * columns + lane)] = entry
 
     @inlined
     def load_table(table: Any, used: Any, nodes: Any, node: Any, lane: Any, turn: Any, otherwise: Any, to: Any) -> None:
         """``table`` (used, nodes) to ``to`` (room, columns); ``turn``: the thread's number among those of a column."""
-        e = uint32(turn)
-        while e < uint32(room):
-            entry = otherwise
-            if e < used and node < nodes:
-                entry = table[uint64(e) * uint64(nodes) + uint64(node)]
-            to[uint32(e * columns + lane)] = entry
-            e = uint32(e + turns)
+        there = uint32(used if node < nodes else 0)
+        if steps <= MOST_UNROLLED:
+            for step in range(steps):
+                load_entry(table, there, nodes, node, lane, uint32(turn + step * turns), otherwise, to)
+        else:
+            e = uint32(turn)
+            while e < room:
+                load_entry(table, there, nodes, node, lane, e, otherwise, to)
+                e = uint32(e + turns)
 
     return load_table
 

@@ -54,19 +54,17 @@ WORDS = MOST_THRESHOLDS // 2
 # After these words of a tally comes one for nodes without a p-value. That makes an odd number of words, so that
 # tallies are added up without meeting in a bank of the memory.
 PITCH = WORDS + 1
-# A packed level says in so many bits which word grows, whether the second counter in it does, or that none does.
+# A packed level says in so many bits which word grows, and whether by one, by one in its second counter, or not at all.
 LEVEL_BITS = 10
-LEVEL_MASK = (1 << LEVEL_BITS) - 1
 WORD_MASK = 255
-SECOND = 256
-NONE = 512
-# The second counter of a word.
-UPPER = 1 << 16
-LOWER = UPPER - 1
+FIRST, SECOND = 256, 512
+GROWTH_SHIFT, GROWTH_MASK = 8, 3
+# Either bit of growth, times this number, masked: 1 or 1 << 16.
+SPREAD, SPREAD_MASK = 0x8001, 0x10001
+COUNT_MASK = 0xFFFF
 # Columns that a block takes: enough to be worth its tallies, few enough for counters of 16 bits.
 FEWEST_COLUMNS = 8 if SIMULATED else 4096
 MOST_COLUMNS = 65_535
-# Blocks that have room beside one another.
 BLOCKS_TOGETHER = 4
 
 
@@ -108,8 +106,10 @@ def pack_levels(tables: Sequence[np.ndarray], thresholds: int) -> np.ndarray:
     packed = np.zeros(tables[0].shape[::-1], np.int32)
     for v, table in enumerate(tables):
         level = table.T.astype(np.int32)
-        counted = np.where(level < WORDS, level, level - WORDS + SECOND)
-        beyond = np.where(level > thresholds, np.int32(WORDS), np.int32(NONE))
+        counted = np.where(level < WORDS, level + FIRST, level - WORDS + SECOND)
+        # Nodes above all thresholds are not counted; their lanes should not meet in a bank of the memory for nothing.
+        apart = np.arange(level.shape[1], dtype=np.int32) % 32
+        beyond = np.where(level > thresholds, np.int32(WORDS + FIRST), apart)
         packed |= np.where(level < thresholds, counted, beyond) << np.int32(v * LEVEL_BITS)
     return packed
 
@@ -155,7 +155,7 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
     rows_there, threads, row_of = shape.rows, columns * turns, row_finder(chosen)
     room, levels_room = capacity * columns, (capacity + 2) * columns
     tallies_room = rows_there * tails
-    words_room = tallies_room * PITCH
+    words_room, chosen_room = tallies_room * PITCH, rows_there if chosen else 1
     search = make_search(capacity, columns)
     load_edges, load_levels = make_load_table(capacity, columns, turns), make_load_table(capacity + 2, columns, turns)
 
@@ -163,10 +163,10 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
     def add(packed, tally, words):
         """Add a node to the tallies of a sample, the first of which begins at the word ``tally``."""
         for v in range(tails):
-            level = uint32((packed >> (LEVEL_BITS * v)) & LEVEL_MASK)
+            level = uint32(packed >> (LEVEL_BITS * v))
             word = address_of(words, uint32(tally + v * PITCH + (level & uint32(WORD_MASK))))
-            one = int32(UPPER) if level & uint32(SECOND) else int32(1)
-            add_where(words, word, level < uint32(NONE), one)
+            growth = uint32((level >> uint32(GROWTH_SHIFT)) & uint32(GROWTH_MASK))
+            add_where(words, word, True, int32(uint32(growth * uint32(SPREAD)) & uint32(SPREAD_MASK)))
 
     @inlined
     def hand_over(words, counted, begin, stop, rows, samples, above, tallies, number):
@@ -180,7 +180,7 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
             if i < stop and pair != 0:
                 tally = uint64(mine % uint32(tails)) * uint64(samples) + uint64(row_of(rows, i))
                 target = tally * entries + uint64(word)
-                first, second = int32(pair & LOWER), int32((pair >> 16) & LOWER)
+                first, second = int32(pair & COUNT_MASK), int32((pair >> 16) & COUNT_MASK)
                 if first != 0:
                     cuda.atomic.add(tallies, target, first)
                 if second != 0:
@@ -194,7 +194,7 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
                 rest = int32(counted - without)
                 for word in range(WORDS):
                     pair = words[uint32(mine * PITCH + word)]
-                    rest = int32(rest - (pair & LOWER) - ((pair >> 16) & LOWER))
+                    rest = int32(rest - (pair & COUNT_MASK) - ((pair >> 16) & COUNT_MASK))
                 tally = uint64(mine % uint32(tails)) * uint64(samples) + uint64(row_of(rows, i))
                 cuda.atomic.add(tallies, tally * entries + uint64(above), rest)
                 cuda.atomic.add(tallies, tally * entries + uint64(above + 1), without)
@@ -222,9 +222,10 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
         bound = cuda.shared.array(room, wide)
         here = cuda.shared.array(levels_room, int32)
         words = cuda.shared.array(words_room, int32)
-        mine = cuda.local.array(each, uint32)
+        samples_here = cuda.shared.array(chosen_room, int32)
         values = cuda.local.array(each, wide)
         places = cuda.local.array(together, uint32)
+        packed = cuda.local.array(together, int32)
         width, used, nodes, infinity, above = uint32(width), uint32(used), uint32(nodes), wide(infinity), uint32(above)
         lane, turn = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
         number = uint32(turn * columns + lane)
@@ -233,48 +234,75 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
             words[at] = 0
             at = uint32(at + threads)
         begin, stop = uint32(uint64(cuda.blockIdx.x) * uint64(rows_there)), uint32(at_work)
-        for q in range(each):
-            # Rows beyond the last are tallied like that one, for nobody.
-            mine[q] = row_of(rows, uint32(min(uint32(begin + q * turns + turn), uint32(stop - 1))))
+        # How many samples this thread has: the last block's may end before.
+        row = uint32(begin + turn)
+        there = uint32((min(stop, uint32(begin + rows_there)) - row + turns - 1) // turns) if row < stop else uint32(0)
+        if chosen:
+            at = number
+            while at < rows_there:
+                samples_here[at] = int32(row_of(rows, uint32(min(uint32(begin + at), uint32(stop - 1)))))
+                at = uint32(at + threads)
+        jump, jump_to = uint64(turns) * uint64(width), uint64(turns) * uint64(nodes)
         nans = uint32(0)
         start = uint32(uint64(cuda.blockIdx.y) * uint64(step))
         end = uint32(min(uint64(start) + uint64(step), uint64(nodes)))
-        nan_place = uint32((used + 1) * columns + lane)
+        nan_entry = address_of(here, uint32((used + 1) * columns + lane))
+        tally = uint32(turn * tails * PITCH)
+        cuda.syncthreads()
         c = start
         while c < end:
             node = uint32(c + lane)
-            column = uint64(first) + uint64(min(node, uint32(nodes - 1)))
-            for q in range(each):
-                values[q] = wide(bits[uint64(mine[q]) * uint64(width) + column])
+            # Where there is nothing, a zero is tallied, for nobody.
+            real = uint32(there if node < nodes else 0)
+            column = uint64(first) + uint64(node)
+            at = uint64(row) * uint64(width) + column
+            if c + columns <= nodes and begin + rows_there <= stop and not chosen:
+                for q in range(each):
+                    values[q] = wide(bits[at])
+                    at = at + jump
+            else:
+                for q in range(each):
+                    values[q] = wide(0)
+                    if uint32(q) < real:
+                        if chosen:
+                            at = uint64(samples_here[uint32(q * turns + turn)]) * uint64(width) + column
+                        values[q] = wide(bits[at])
+                    at = at + jump
             cuda.syncthreads()
             load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
-            load_levels(levels, uint32(used + 2), nodes, node, lane, turn, int32(nothing), here)
+            load_levels(levels, uint32(used + 2), nodes, node, lane, turn, int32(0), here)
             cuda.syncthreads()
-            real = uint32(stop if node < nodes else 0)
+            to = uint64(row) * uint64(nodes) + uint64(node)
             for p in range(0, each, together):
                 for q in range(together):
                     places[q] = search(wide(key_of_number(values[p + q], wide(missed))), bound, lane)
                 for q in range(together):
-                    row = uint32((p + q) * turns + turn)
                     absent = is_nan(values[p + q], infinity, wide(missed))
-                    entry = address_of(here, nan_place) if absent else address_of(here, places[q])
-                    add(item_at(here, entry, 0), uint32(row * tails * PITCH), words)
-                    if absent and begin + row < real:
+                    entry = address_of(here, places[q])
+                    packed[q] = item_at(here, nan_entry if absent else entry, 0)
+                for q in range(together):
+                    add(packed[q], uint32(tally + (p + q) * turns * tails * PITCH), words)
+                    absent = is_nan(values[p + q], infinity, wide(missed))
+                    if absent:
                         nans = uint32(nans + 1)
-                    if coded and node < nodes:
+                    if coded and uint32(p + q) < real:
                         code = uint32(MISSING_CODE) if absent else uint32(places[q] // uint32(columns))
-                        codes[uint64(mine[p + q]) * uint64(nodes) + uint64(node)] = uint8(code)
+                        if chosen:
+                            sample = uint64(samples_here[uint32((p + q) * turns + turn)])
+                            to = sample * uint64(nodes) + uint64(node)
+                        codes[to] = uint8(code)
+                    to = to + jump_to
             c = uint32(c + columns)
         if nans != 0:
             cuda.atomic.add(missing, 0, int64(nans))
         cuda.syncthreads()
         hand_over(words, int32(end - start), begin, stop, rows, samples, above, tallies, number)
 
-    nothing = sum(NONE << (LEVEL_BITS * v) for v in range(MOST_TAILS))
     given = vector(bits_type)
     where = given, int64, int64, vector(int32) if chosen else given, int64, int64
     what = vector(wide), int64, int64, int64, vector(int32), int64
     out = vector(int32), int64, vector(uint8) if coded else given, vector(int64)
+    # Registers are to leave room for as many blocks beside one another as shared memory does.
     return Kernel(tally_rows, (*where, *what, *out), (columns, turns), BLOCKS_TOGETHER), shape
 
 
