@@ -14,14 +14,23 @@ MAX_EDGES = 254
 MISSING_CODE = 255
 
 
-def key_of(bits: Any, infinity: Any, missing: Any) -> Any:
-    """The key of one value: its magnitude, negated for negative numbers; ``missing`` for NaN.
+def is_nan(bits: Any, infinity: Any, missing: Any) -> Any:
+    """Whether a value is NaN: its magnitude is above infinity's.
 
     ``bits`` are signed; ``missing`` is the lowest integer of the format, ``infinity`` the bits of +inf.
     """
+    return bits & ~missing > infinity
+
+
+def key_of_number(bits: Any, missing: Any) -> Any:
+    """The key of a value that is not NaN: its magnitude, negated for negative numbers."""
     magnitude = bits & ~missing
-    key = -magnitude if bits < 0 else magnitude
-    return key if magnitude <= infinity else missing
+    return -magnitude if bits < 0 else magnitude
+
+
+def key_of(bits: Any, infinity: Any, missing: Any) -> Any:
+    """The key of a value: ``missing`` for NaN."""
+    return missing if is_nan(bits, infinity, missing) else key_of_number(bits, missing)
 
 
 def reaches(key: Any, edge: Any) -> Any:

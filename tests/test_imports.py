@@ -58,6 +58,7 @@ OWNERS = {
     "rich": {"hpv.cli", "hpv.demo"},
     "numba": {"hpv.kernels"},
     "llvmlite": {"hpv.kernels"},
+    "cuda": {"hpv.backends.gpu"},
 }
 
 

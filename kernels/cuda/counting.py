@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import from_dtype, int32, int64, uint32, uint64
 
-from hpv.kernels.cuda.device import THREADS, Kernel, block_columns, cuda, inlined, key_of, spread, vector
+from hpv.kernels.cuda.device import THREADS, Kernel, block_columns, cuda, inlined, is_nan, key_of_number, spread, vector
 from hpv.kernels.cuda.searching import (
     ROWS,
     WIDE,
@@ -20,10 +20,10 @@ from hpv.kernels.cuda.searching import (
     make_load_table,
     make_search,
     missing_of,
-    row_finder,
     rows_of_block,
     unused_of,
 )
+from hpv.kernels.cuda.shared import add_where, address_of
 
 
 def count(
@@ -54,27 +54,36 @@ def count(
 @cache
 def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
     """The kernel for values of this type and at most so many edges, of chosen rows or of all."""
-    wide, missing, unused, row_of = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type), row_finder(chosen)
-    columns = block_columns(capacity * bytes_of(wide) + (capacity + 1) * 4)
-    turns, room, counters_room = THREADS // columns, capacity * columns, (capacity + 1) * columns
+    wide, missing, unused = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type)
+    # After the counters of all codes comes one for NaN: a branch would take longer.
+    columns = block_columns(capacity * bytes_of(wide) + (capacity + 2) * 4)
+    turns, room, nowhere = THREADS // columns, capacity * columns, (capacity + 1) * columns
+    counters_room = nowhere + columns
     search, load_edges = make_search(capacity, columns), make_load_table(capacity, columns, turns)
 
     def make_counting(rows_together: int) -> Any:
         """Count so many samples, ``turns`` apart from one another; the new extremes."""
 
         @inlined
-        def count(bits, width, column, rows, i, infinity, bound, lane, counters, low, high):
-            keys, places = cuda.local.array(rows_together, wide), cuda.local.array(rows_together, uint32)
+        def count(bits, width, column, rows, i, at, jump, infinity, bound, lane, counters, low, high):
+            values = cuda.local.array(rows_together, wide)
+            places = cuda.local.array(rows_together, uint32)
             for q in range(rows_together):
-                sample = row_of(rows, uint32(i + q * turns))
-                keys[q] = key_of(wide(bits[uint64(sample) * uint64(width) + column]), infinity, wide(missing))
+                if chosen:
+                    at_q = uint64(rows[uint32(i + q * turns)]) * uint64(width) + column
+                else:
+                    at_q = at + uint64(q) * jump
+                values[q] = wide(bits[at_q])
             for q in range(rows_together):
-                places[q] = search(keys[q], bound, lane)
+                places[q] = search(wide(key_of_number(values[q], wide(missing))), bound, lane)
+            for_nobody = address_of(counters, uint32(nowhere + lane))
             for q in range(rows_together):
-                if keys[q] != wide(missing):
-                    cuda.atomic.add(counters, places[q], 1)
-                    low = min(low, keys[q])
-                high = max(high, keys[q])
+                key = wide(key_of_number(values[q], wide(missing)))
+                missed = is_nan(values[q], infinity, wide(missing))
+                counter = address_of(counters, places[q])
+                add_where(counters, for_nobody if missed else counter, True, int32(1))
+                low = min(low, wide(unused) if missed else key)
+                high = max(high, wide(missing) if missed else key)
             return low, high
 
         return count
@@ -91,20 +100,25 @@ def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
         lane, turn = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
         node = uint32(uint32(cuda.blockIdx.x) * uint32(columns) + lane)
         load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
-        at = uint32(turn * columns + lane)
-        while at < counters_room:
-            counters[at] = 0
-            at = uint32(at + turns * columns)
+        c = uint32(turn * columns + lane)
+        while c < counters_room:
+            counters[c] = 0
+            c = uint32(c + turns * columns)
         cuda.syncthreads()
         # Lanes beyond the last node count its values, for nobody.
         column = uint64(first) + uint64(min(node, uint32(nodes - 1)))
-        low, high = wide(unused), wide(missing)
-        i, stop = rows_of_block(cuda.blockIdx.y, turn, samples, height)
-        while i + (ROWS - 1) * turns < stop:
-            low, high = count_several(bits, width, column, rows, i, infinity, bound, lane, counters, low, high)
+        low, high, jump = wide(unused), wide(missing), uint64(turns) * uint64(width)
+        i, whole, stop = rows_of_block(cuda.blockIdx.y, turn, turns, samples, height)
+        at = uint64(i) * uint64(width) + column
+        while i < whole:
+            low, high = count_several(
+                bits, width, column, rows, i, at, jump, infinity, bound, lane, counters, low, high
+            )
+            at = at + uint64(ROWS) * jump
             i = uint32(i + ROWS * turns)
         while i < stop:
-            low, high = count_one(bits, width, column, rows, i, infinity, bound, lane, counters, low, high)
+            at = uint64(i) * uint64(width) + column
+            low, high = count_one(bits, width, column, rows, i, at, jump, infinity, bound, lane, counters, low, high)
             i = uint32(i + turns)
         cuda.syncthreads()
         if node < nodes:

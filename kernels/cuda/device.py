@@ -13,12 +13,24 @@ from threading import Lock
 from typing import Any
 
 from numba import config, cuda, types
-from numba.extending import register_jitable
+from numba.extending import intrinsic, register_jitable
 
 from hpv.kernels import rules
 from hpv.kernels.compiling import in_cache_folder
 
-__all__ = ["SIMULATED", "Kernel", "block_columns", "cuda", "inlined", "key_of", "reaches", "spread", "vector"]
+__all__ = [
+    "SIMULATED",
+    "Kernel",
+    "block_columns",
+    "cuda",
+    "inlined",
+    "intrinsic",
+    "is_nan",
+    "key_of_number",
+    "reaches",
+    "spread",
+    "vector",
+]
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """Whether kernels are run by Python on the CPU, about a hundred microseconds a thread."""
@@ -41,7 +53,8 @@ config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 inlined = register_jitable
 """Marks a plain function that kernels call; the CPU's compiled functions and Python may call it too."""
-key_of = inlined(rules.key_of)
+is_nan = inlined(rules.is_nan)
+key_of_number = inlined(rules.key_of_number)
 reaches = inlined(rules.reaches)
 
 
@@ -53,16 +66,17 @@ def vector(item: Any) -> types.Array:
 class Kernel:
     """A function for a grid of blocks of threads, compiled when it is first launched."""
 
-    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...], threads: tuple[int, int]) -> None:
-        """``arguments``: Numba's types of what the function is given; ``threads``: columns and rows of a block."""
+    def __init__(
+        self, function: Callable[..., None], arguments: tuple[Any, ...], threads: tuple[int, int], blocks: int = 1
+    ) -> None:
+        """``arguments``: Numba's types of what the function is given; ``threads``: columns and rows of a block.
+
+        ``blocks`` are to run beside one another; the compiler shares out the registers.
+        """
         self.function = function
         self.arguments = arguments
         self.threads = threads
-
-    @property
-    def bounds(self) -> int:
-        """Threads of a block, for the compiler, which shares out the registers."""
-        return self.threads[0] * self.threads[1]
+        self.bounds = threads[0] * threads[1], blocks
 
     @cached_property
     def _compiled(self) -> Any:

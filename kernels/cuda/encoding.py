@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import from_dtype, int64, uint8, uint32, uint64
 
-from hpv.kernels.cuda.device import THREADS, Kernel, block_columns, cuda, inlined, key_of, spread, vector
+from hpv.kernels.cuda.device import THREADS, Kernel, block_columns, cuda, inlined, is_nan, key_of_number, spread, vector
 from hpv.kernels.cuda.searching import (
     ROWS,
     WIDE,
@@ -47,17 +47,18 @@ def encoder(bits_type: Any, capacity: int) -> Kernel:
         """Codes of so many samples, ``turns`` apart from one another."""
 
         @inlined
-        def code(bits, width, column, i, infinity, bound, lane, codes, nodes, node):
-            keys, places = cuda.local.array(rows, wide), cuda.local.array(rows, uint32)
+        def code(bits, at, jump, infinity, bound, lane, codes, to, jump_to):
+            """From ``bits[at]`` to ``codes[to]``, and so on."""
+            values = cuda.local.array(rows, wide)
+            places = cuda.local.array(rows, uint32)
             for q in range(rows):
-                sample = uint32(i + q * turns)
-                keys[q] = key_of(wide(bits[uint64(sample) * uint64(width) + column]), infinity, wide(missing))
+                values[q] = wide(bits[at + uint64(q) * jump])
             for q in range(rows):
-                places[q] = search(keys[q], bound, lane)
+                places[q] = search(wide(key_of_number(values[q], wide(missing))), bound, lane)
             for q in range(rows):
-                sample = uint32(i + q * turns)
-                found = uint8(MISSING_CODE) if keys[q] == wide(missing) else uint8(places[q] // uint32(columns))
-                codes[uint64(sample) * uint64(nodes) + uint64(node)] = found
+                missed = is_nan(values[q], infinity, wide(missing))
+                found = uint32(MISSING_CODE) if missed else uint32(places[q] // uint32(columns))
+                codes[to + uint64(q) * jump_to] = uint8(found)
 
         return code
 
@@ -75,12 +76,16 @@ def encoder(bits_type: Any, capacity: int) -> Kernel:
         load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
         cuda.syncthreads()
         column = uint64(first) + uint64(node)
-        i, stop = rows_of_block(cuda.blockIdx.y, turn, samples, height)
-        while i + (ROWS - 1) * turns < stop:
-            code_several(bits, width, column, i, infinity, bound, lane, codes, nodes, node)
+        jump, jump_to = uint64(turns) * uint64(width), uint64(turns) * uint64(nodes)
+        i, whole, stop = rows_of_block(cuda.blockIdx.y, turn, turns, samples, height)
+        at, to = uint64(i) * uint64(width) + column, uint64(i) * uint64(nodes) + uint64(node)
+        while i < whole:
+            code_several(bits, at, jump, infinity, bound, lane, codes, to, jump_to)
+            at, to = at + uint64(ROWS) * jump, to + uint64(ROWS) * jump_to
             i = uint32(i + ROWS * turns)
         while i < stop:
-            code_one(bits, width, column, i, infinity, bound, lane, codes, nodes, node)
+            at, to = uint64(i) * uint64(width) + column, uint64(i) * uint64(nodes) + uint64(node)
+            code_one(bits, at, jump, infinity, bound, lane, codes, to, jump_to)
             i = uint32(i + turns)
 
     arguments = vector(bits_type), int64, int64, vector(wide), int64, int64, int64, int64, int64, vector(uint8)

@@ -139,8 +139,8 @@ def ranger(values_type: Any, capacity: int, range_type: Any, grouped: bool, chos
         tables = (low, high) if grouped else (low_there, high_there)
         column = uint64(first) + uint64(node)
         what = infinity, bound, lane, last, group, tables, pmin, pmax, nodes, node
-        i, stop = rows_of_block(cuda.blockIdx.y, turn, samples, height)
-        while i + (ROWS - 1) * turns < stop:
+        i, whole, stop = rows_of_block(cuda.blockIdx.y, turn, turns, samples, height)
+        while i < whole:
             look_several(values, width, column, rows, i, *what)
             i = uint32(i + ROWS * turns)
         while i < stop:

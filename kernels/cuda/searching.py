@@ -13,7 +13,8 @@ from typing import Any
 
 from numba import int16, int32, int64, uint8, uint32, uint64
 
-from hpv.kernels.cuda.device import inlined, key_of, reaches
+from hpv.kernels.cuda.device import inlined, is_nan, key_of_number, reaches
+from hpv.kernels.cuda.shared import address_of, index_of, item_at, moved_where
 
 # How many edges a kernel is compiled for; edges that a node does not have are filled in as ones that nothing reaches.
 CAPACITIES = (7, 15, 31, 40, 63, 95, 127, 191, 254)
@@ -57,11 +58,11 @@ def make_search(capacity: int, columns: int) -> Callable[..., Any]:
     @inlined
     def search(key: Any, edges: Any, lane: Any) -> Any:
         """``code * columns + lane``, where code = number of edges that the key reaches."""
-        place = uint32(lane + jump) if reaches(key, edges[lane + first]) else uint32(lane)
+        at = address_of(edges, lane)
+        at = moved_where(edges, at, reaches(key, item_at(edges, at, first)), jump)
         for step in halves:
-            if reaches(key, edges[place + step - columns]):
-                place = uint32(place + step)
-        return place
+            at = moved_where(edges, at, reaches(key, item_at(edges, at, step - columns)), step)
+        return index_of(edges, at)
 
     return search
 
@@ -73,8 +74,8 @@ def make_entry(values_type: Any, capacity: int, columns: int) -> Callable[..., A
     @inlined
     def entry_of_bits(bits: Any, infinity: Any, edges: Any, lane: Any, last: Any) -> Any:
         """``entry * columns + lane``; the ``last`` entry is NaN's."""
-        key = key_of(wide(bits), infinity, wide(missing))
-        return uint32(last * columns + lane) if key == wide(missing) else search(key, edges, lane)
+        place = search(wide(key_of_number(wide(bits), wide(missing))), edges, lane)
+        return uint32(last * columns + lane) if is_nan(wide(bits), infinity, wide(missing)) else place
 
     @inlined
     def entry_of_code(code: Any, infinity: Any, edges: Any, lane: Any, last: Any) -> Any:
@@ -106,10 +107,12 @@ def make_load_table(room: int, columns: int, turns: int) -> Callable[..., Any]:
 
 
 @inlined
-def rows_of_block(block: Any, turn: Any, samples: Any, height: Any) -> Any:
-    """The first sample of a thread of a block, and the end of the block's samples."""
+def rows_of_block(block: Any, turn: Any, turns: Any, samples: Any, height: Any) -> Any:
+    """Samples of a thread of a block: the first, where no ROWS of them follow any more, and the end."""
     begin = uint64(block) * uint64(height)
-    return uint32(begin + uint64(turn)), uint32(min(uint64(samples), begin + uint64(height)))
+    stop = min(uint64(samples), begin + uint64(height))
+    whole = stop - min(stop, uint64((ROWS - 1) * turns))
+    return uint32(begin + uint64(turn)), uint32(whole), uint32(stop)
 
 
 @inlined

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import from_dtype, int32, int64, uint8, uint32, uint64
 
 from hpv.kernels.cuda.device import (
@@ -29,34 +30,44 @@ from hpv.kernels.cuda.device import (
     Kernel,
     cuda,
     inlined,
+    is_nan,
+    key_of_number,
     vector,
 )
 from hpv.kernels.cuda.searching import (
     WIDE,
     bytes_of,
     capacity_for,
-    make_entry,
     make_load_table,
+    make_search,
+    missing_of,
     row_finder,
     unused_of,
 )
+from hpv.kernels.cuda.shared import add_where, address_of, item_at
 from hpv.kernels.rules import MISSING_CODE
 
-# Levels of a tail in an entry of the packed levels.
-LEVEL_BITS = 10
-LEVEL_MASK = (1 << LEVEL_BITS) - 1
 MOST_TAILS = 3
 # Thresholds that counters in shared memory have room for.
 MOST_THRESHOLDS = 256
 WORDS = MOST_THRESHOLDS // 2
-# Words from one tally to the next: an odd number, so that tallies are added up without meeting in a bank.
+# After these words of a tally comes one for nodes without a p-value. That makes an odd number of words, so that
+# tallies are added up without meeting in a bank of the memory.
 PITCH = WORDS + 1
+# A packed level says in so many bits which word grows, whether the second counter in it does, or that none does.
+LEVEL_BITS = 10
+LEVEL_MASK = (1 << LEVEL_BITS) - 1
+WORD_MASK = 255
+SECOND = 256
+NONE = 512
 # The second counter of a word.
 UPPER = 1 << 16
 LOWER = UPPER - 1
 # Columns that a block takes: enough to be worth its tallies, few enough for counters of 16 bits.
 FEWEST_COLUMNS = 8 if SIMULATED else 4096
 MOST_COLUMNS = 65_535
+# Blocks that have room beside one another.
+BLOCKS_TOGETHER = 4
 
 
 class Shape(NamedTuple):
@@ -90,6 +101,19 @@ def shape_for(capacity: int, wide_bytes: int, tails: int) -> Shape:
     return max(fitting, key=lambda shape: (shape.rows**2 * shape.columns * shape.turns, shape.columns))
 
 
+def pack_levels(tables: Sequence[np.ndarray], thresholds: int) -> np.ndarray:
+    """Levels (n, t) of some tails as `tally` takes them, (t, n) int32; ``thresholds + 1`` stands for no p-value."""
+    if len(tables) > MOST_TAILS or thresholds > MOST_THRESHOLDS:
+        raise ValueError(f"{len(tables)} tails and {thresholds} thresholds: at most {MOST_TAILS}, {MOST_THRESHOLDS}")
+    packed = np.zeros(tables[0].shape[::-1], np.int32)
+    for v, table in enumerate(tables):
+        level = table.T.astype(np.int32)
+        counted = np.where(level < WORDS, level, level - WORDS + SECOND)
+        beyond = np.where(level > thresholds, np.int32(WORDS), np.int32(NONE))
+        packed |= np.where(level < thresholds, counted, beyond) << np.int32(v * LEVEL_BITS)
+    return packed
+
+
 def tally(
     bits: Any,
     first: int,
@@ -104,12 +128,11 @@ def tally(
 ) -> None:
     """Add rows of a block (s, N), nodes ``first : first + n``, to tallies (v, s, g + 2) int32, for edge keys (k, n).
 
-    ``rows`` (r,) int32: the chosen samples, all different; None for all. ``levels`` (t, n) int32: those of tail v in
-    the bits ``10 * v`` and up. ``codes`` (s, n) uint8 are left behind where they are asked for. ``missing`` (1,) int64
-    grows by the number of NaN. At most 256 thresholds and 3 tails.
+    ``rows`` (r,) int32: the chosen samples, all different; None for all. ``levels`` (t, n) int32 are those that
+    `pack_levels` gives. ``codes`` (s, n) uint8 are left behind where they are asked for. ``missing`` (1,) int64 grows
+    by the number of NaN.
     """
     (samples, columns), (used, nodes), (tails, _, entries) = bits.shape, edges.shape, tallies.shape
-    assert max(tails / MOST_TAILS, (entries - 2) / MOST_THRESHOLDS) <= 1, "no room for so many levels"
     variant = from_dtype(bits.dtype), capacity_for(used), tails
     kernel, shape = tallier(*variant, rows is not None, codes is not None)
     chosen, at_work = (bits, samples) if rows is None else (rows, rows.size)
@@ -125,56 +148,56 @@ def tally(
 @cache
 def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool) -> tuple[Kernel, Shape]:
     """The kernel for values of this type, at most so many edges and so many tails."""
-    wide, unused, row_of = WIDE[bits_type], unused_of(bits_type), row_finder(chosen)
+    wide, missed, unused = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type)
     shape = shape_for(capacity, bytes_of(wide), tails)
     columns, turns, each = shape
     together = next(number for number in (4, 3, 2, 1) if each % number == 0)
-    rows_there, room, levels_room = shape.rows, capacity * columns, (capacity + 2) * columns
-    tallies_room = shape.rows * tails
-    words_room, threads = tallies_room * PITCH, columns * turns
+    rows_there, threads, row_of = shape.rows, columns * turns, row_finder(chosen)
+    room, levels_room = capacity * columns, (capacity + 2) * columns
+    tallies_room = rows_there * tails
+    words_room = tallies_room * PITCH
+    search = make_search(capacity, columns)
     load_edges, load_levels = make_load_table(capacity, columns, turns), make_load_table(capacity + 2, columns, turns)
-    entry_of = make_entry(bits_type, capacity, columns)
 
     @inlined
-    def add(packed, row, above, words, gone):
-        """Add a node of the block's sample ``row`` to its tallies."""
+    def add(packed, tally, words):
+        """Add a node to the tallies of a sample, the first of which begins at the word ``tally``."""
         for v in range(tails):
             level = uint32((packed >> (LEVEL_BITS * v)) & LEVEL_MASK)
-            mine = uint32(row * tails + v)
-            if level < above:
-                one = int32(UPPER) if level >= WORDS else int32(1)
-                cuda.atomic.add(words, uint32(mine * PITCH + (level & uint32(WORDS - 1))), one)
-            elif level > above:
-                cuda.atomic.add(gone, mine, int32(1))
+            word = address_of(words, uint32(tally + v * PITCH + (level & uint32(WORD_MASK))))
+            one = int32(UPPER) if level & uint32(SECOND) else int32(1)
+            add_where(words, word, level < uint32(NONE), one)
 
     @inlined
-    def hand_over(words, gone, counted, begin, stop, rows, samples, above, tallies, number):
+    def hand_over(words, counted, begin, stop, rows, samples, above, tallies, number):
         """Add the block's tallies to those in memory; ``counted`` nodes went into each."""
         entries = uint64(above + 2)
         at = uint32(number)
         while at < tallies_room * WORDS:
-            mine, word = uint32(at // WORDS), uint32(at % WORDS)
-            i = uint32(begin + mine // tails)
+            mine, word = uint32(at // uint32(WORDS)), uint32(at % uint32(WORDS))
+            i = uint32(begin + mine // uint32(tails))
             pair = words[uint32(mine * PITCH + word)]
             if i < stop and pair != 0:
-                target = (uint64(mine % tails) * uint64(samples) + uint64(row_of(rows, i))) * entries + uint64(word)
-                lower, upper = int32(pair & LOWER), int32((pair >> 16) & LOWER)
-                if lower != 0:
-                    cuda.atomic.add(tallies, target, lower)
-                if upper != 0:
-                    cuda.atomic.add(tallies, target + uint64(WORDS), upper)
+                tally = uint64(mine % uint32(tails)) * uint64(samples) + uint64(row_of(rows, i))
+                target = tally * entries + uint64(word)
+                first, second = int32(pair & LOWER), int32((pair >> 16) & LOWER)
+                if first != 0:
+                    cuda.atomic.add(tallies, target, first)
+                if second != 0:
+                    cuda.atomic.add(tallies, target + uint64(WORDS), second)
             at = uint32(at + threads)
         mine = uint32(number)
         while mine < tallies_room:
-            i = uint32(begin + mine // tails)
+            i = uint32(begin + mine // uint32(tails))
             if i < stop:
-                rest = int32(counted - gone[mine])
+                without = words[uint32(mine * PITCH + WORDS)]
+                rest = int32(counted - without)
                 for word in range(WORDS):
                     pair = words[uint32(mine * PITCH + word)]
                     rest = int32(rest - (pair & LOWER) - ((pair >> 16) & LOWER))
-                target = (uint64(mine % tails) * uint64(samples) + uint64(row_of(rows, i))) * entries + uint64(above)
-                cuda.atomic.add(tallies, target, rest)
-                cuda.atomic.add(tallies, target + uint64(1), gone[mine])
+                tally = uint64(mine % uint32(tails)) * uint64(samples) + uint64(row_of(rows, i))
+                cuda.atomic.add(tallies, tally * entries + uint64(above), rest)
+                cuda.atomic.add(tallies, tally * entries + uint64(above + 1), without)
             mine = uint32(mine + threads)
 
     def tally_rows(
@@ -199,62 +222,60 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
         bound = cuda.shared.array(room, wide)
         here = cuda.shared.array(levels_room, int32)
         words = cuda.shared.array(words_room, int32)
-        gone = cuda.shared.array(tallies_room, int32)
         mine = cuda.local.array(each, uint32)
-        read = cuda.local.array(each, bits_type)
+        values = cuda.local.array(each, wide)
         places = cuda.local.array(together, uint32)
         width, used, nodes, infinity, above = uint32(width), uint32(used), uint32(nodes), wide(infinity), uint32(above)
         lane, turn = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
-        number, last = uint32(turn * columns + lane), uint32(used + 1)
-        nothing = int32(above | (above << LEVEL_BITS) | (above << (2 * LEVEL_BITS)))
+        number = uint32(turn * columns + lane)
         at = number
         while at < words_room:
             words[at] = 0
             at = uint32(at + threads)
-        at = number
-        while at < tallies_room:
-            gone[at] = 0
-            at = uint32(at + threads)
-        begin, stop = uint32(cuda.blockIdx.x * uint64(rows_there)), uint32(at_work)
+        begin, stop = uint32(uint64(cuda.blockIdx.x) * uint64(rows_there)), uint32(at_work)
         for q in range(each):
             # Rows beyond the last are tallied like that one, for nobody.
             mine[q] = row_of(rows, uint32(min(uint32(begin + q * turns + turn), uint32(stop - 1))))
-        nans = int64(0)
-        start = uint32(cuda.blockIdx.y * uint64(step))
+        nans = uint32(0)
+        start = uint32(uint64(cuda.blockIdx.y) * uint64(step))
         end = uint32(min(uint64(start) + uint64(step), uint64(nodes)))
+        nan_place = uint32((used + 1) * columns + lane)
         c = start
         while c < end:
             node = uint32(c + lane)
             column = uint64(first) + uint64(min(node, uint32(nodes - 1)))
             for q in range(each):
-                read[q] = bits[uint64(mine[q]) * uint64(width) + column]
+                values[q] = wide(bits[uint64(mine[q]) * uint64(width) + column])
             cuda.syncthreads()
             load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
-            load_levels(levels, uint32(last + 1), nodes, node, lane, turn, nothing, here)
+            load_levels(levels, uint32(used + 2), nodes, node, lane, turn, int32(nothing), here)
             cuda.syncthreads()
+            real = uint32(stop if node < nodes else 0)
             for p in range(0, each, together):
                 for q in range(together):
-                    places[q] = entry_of(read[p + q], infinity, bound, lane, last)
+                    places[q] = search(wide(key_of_number(values[p + q], wide(missed))), bound, lane)
                 for q in range(together):
                     row = uint32((p + q) * turns + turn)
-                    add(here[places[q]], row, above, words, gone)
-                    code = uint32(places[q] // uint32(columns))
-                    if code == last and node < nodes and begin + row < stop:
-                        nans += int64(1)
+                    absent = is_nan(values[p + q], infinity, wide(missed))
+                    entry = address_of(here, nan_place) if absent else address_of(here, places[q])
+                    add(item_at(here, entry, 0), uint32(row * tails * PITCH), words)
+                    if absent and begin + row < real:
+                        nans = uint32(nans + 1)
                     if coded and node < nodes:
-                        left = uint8(MISSING_CODE) if code == last else uint8(code)
-                        codes[uint64(mine[p + q]) * uint64(nodes) + uint64(node)] = left
+                        code = uint32(MISSING_CODE) if absent else uint32(places[q] // uint32(columns))
+                        codes[uint64(mine[p + q]) * uint64(nodes) + uint64(node)] = uint8(code)
             c = uint32(c + columns)
         if nans != 0:
-            cuda.atomic.add(missing, 0, nans)
+            cuda.atomic.add(missing, 0, int64(nans))
         cuda.syncthreads()
-        hand_over(words, gone, int32(end - start), begin, stop, rows, samples, above, tallies, number)
+        hand_over(words, int32(end - start), begin, stop, rows, samples, above, tallies, number)
 
-    values = vector(bits_type)
-    where = values, int64, int64, vector(int32) if chosen else values, int64, int64
+    nothing = sum(NONE << (LEVEL_BITS * v) for v in range(MOST_TAILS))
+    given = vector(bits_type)
+    where = given, int64, int64, vector(int32) if chosen else given, int64, int64
     what = vector(wide), int64, int64, int64, vector(int32), int64
-    out = vector(int32), int64, vector(uint8) if coded else values, vector(int64)
-    return Kernel(tally_rows, (*where, *what, *out), (columns, turns)), shape
+    out = vector(int32), int64, vector(uint8) if coded else given, vector(int64)
+    return Kernel(tally_rows, (*where, *what, *out), (columns, turns), BLOCKS_TOGETHER), shape
 
 
 def tally_codes(codes: Any, rows: Any, levels: Any, tally: Any, stream: Any) -> None:

@@ -201,7 +201,7 @@ def check_tallies(case: Case, tails: int, rows: np.ndarray | None, thresholds: i
     """Twice, because nodes are added to what is there."""
     (samples, _), rng = case.shape, np.random.default_rng(tails)
     levels = [make_levels(rng, case, thresholds) for _ in range(tails)]
-    packed = sum(one.T.astype(np.int32) << (10 * v) for v, one in enumerate(levels))
+    packed = cuda.to_device(tallying.pack_levels(levels, thresholds))
     tallies = cuda.to_device(np.zeros((tails, samples, thresholds + 2), np.int32))
     codes = cuda.to_device(np.full(case.shape, 77, np.uint8)) if keep else None
     missing = cuda.to_device(np.zeros(1, np.int64))
@@ -209,7 +209,7 @@ def check_tallies(case: Case, tails: int, rows: np.ndarray | None, thresholds: i
     bits, edges = case.on_device()
     for _ in range(2):
         where = bits, case.first, chosen, edges, case.form.infinity
-        tallying.tally(*where, cuda.to_device(np.ascontiguousarray(packed)), tallies, codes, missing, 0)
+        tallying.tally(*where, packed, tallies, codes, missing, 0)
     rows = np.arange(samples) if rows is None else rows
     coded = case.codes()
     for v, one in enumerate(levels):
