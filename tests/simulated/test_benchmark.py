@@ -18,7 +18,7 @@ from hpv.floats import FORMATS
 from hpv.layers import DeviceLayer
 from hpv.sources import Activations
 
-TOY = Options(rounds=1, threads=1, nodes=6, peer_nodes=4, gpu_bytes=480, pinned_bytes=480)
+TOY = Options(rounds=1, threads=1, nodes=4, peer_nodes=4, gpu_bytes=96, pinned_bytes=64)
 
 
 @pytest.fixture(autouse=True)
