@@ -19,7 +19,7 @@ def test_kernels_assemble_without_local_memory() -> None:
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=3600 if every else 300,
+        timeout=3600 if every else 1200,
     )
     print(result.stdout)
     assert result.returncode == 0, result.stdout + result.stderr

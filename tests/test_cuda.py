@@ -18,6 +18,6 @@ def test_kernels_in_the_simulator() -> None:
         env=dict(os.environ, NUMBA_ENABLE_CUDASIM="1"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert result.returncode == 0, result.stdout[-20_000:] + result.stderr[-20_000:]
