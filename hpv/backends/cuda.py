@@ -157,10 +157,13 @@ class Place:
         self.stream = cuda.stream()
         self.host: dict[str, np.ndarray] = {}
         self.there: dict[str, Any] = {}
+        self.sent: tuple[tuple[Any, ...], Any] | None = None
+        """Which values were sent last, and their copy, until others are read."""
 
     def here(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Pinned memory of this machine; whatever the last array for this purpose held is lost."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
+        self.sent = None if purpose == "values" else self.sent
         memory = self.host.get(purpose)
         if memory is None or memory.size < size:
             self.stream.synchronize()
@@ -182,6 +185,13 @@ class Place:
         target.copy_to_device(values, stream=self.stream)
         return target
 
+    def send_once(self, values: np.ndarray) -> Any:
+        """The same of values that were read into pinned memory; tallied again, for another class, they are there."""
+        key = values.ctypes.data, values.shape, values.dtype
+        if self.sent is None or self.sent[0] != key:
+            self.sent = key, self.send("values", values)
+        return self.sent[1]
+
 
 class _Places(threading.local):
     """A thread's places for blocks, by GPU."""
@@ -197,10 +207,9 @@ class _Places(threading.local):
         return places[0]
 
     def of(self, values: np.ndarray) -> Place | None:
-        """The place whose pinned memory these values begin in."""
-        address = values.ctypes.data
+        """The place whose pinned memory these values are in."""
         for place in self.all.get(FIRST, ()):
-            if "values" in place.host and place.host["values"].ctypes.data == address:
+            if "values" in place.host and np.may_share_memory(values, place.host["values"]):
                 return place
         return None
 
@@ -266,7 +275,7 @@ def _pieces(bits: Any, first: int, nodes: int) -> Iterator[Piece]:
     with gpu.chosen(FIRST):
         pinned = _places.of(bits)
         if pinned is not None:
-            values = pinned.send("values", bits)
+            values = pinned.send_once(bits)
             yield Piece(slice(0, len(bits)), values, first, pinned, pinned.stream, FIRST)
             return
         step = max(1, LARGEST_PLACE // (nodes * bits.itemsize))
@@ -289,8 +298,15 @@ class _Tables:
         """On the GPU that is current now, whose number this is."""
         with self._copying:
             if number not in self._copies:
-                self._copies[number] = tuple(cuda.to_device(array) for array in self.arrays)
+                self._copies[number] = tuple(map(_sent, self.arrays))
             return self._copies[number]
+
+
+def _sent(array: np.ndarray) -> Any:
+    """A copy on the current GPU that is there for every stream: those of other libraries do not wait for it."""
+    there = cuda.to_device(array)
+    cuda.synchronize()
+    return there
 
 
 class Coder:
@@ -310,11 +326,9 @@ class _Accumulation:
     """Histograms of codes by class on one GPU."""
 
     def __init__(self, counter: Coder, classes: int) -> None:
-        self.histograms = [
-            cuda.to_device(np.zeros((counter.edges + 1, counter.nodes), np.int64)) for _ in range(classes)
-        ]
-        self.lowest = cuda.to_device(np.full(counter.nodes, counter.form.unused, counter.wide))
-        self.highest = cuda.to_device(np.full(counter.nodes, counter.form.missing, counter.wide))
+        self.histograms = [_sent(np.zeros((counter.edges + 1, counter.nodes), np.int64)) for _ in range(classes)]
+        self.lowest = _sent(np.full(counter.nodes, counter.form.unused, counter.wide))
+        self.highest = _sent(np.full(counter.nodes, counter.form.missing, counter.wide))
 
 
 class Accumulator:
