@@ -279,11 +279,16 @@ def _pieces(bits: Any, first: int, nodes: int) -> Iterator[Piece]:
             yield Piece(slice(0, len(bits)), values, first, pinned, pinned.stream, FIRST)
             return
         step = max(1, LARGEST_PLACE // (nodes * bits.itemsize))
+        # The caller's own memory may be pinned.
+        ready = nodes == bits.shape[1] and gpu.is_pinned(bits)
         for start in range(0, len(bits), step):
             rows, place = slice(start, min(len(bits), start + step)), _places.next()
-            here = place.here("values", (rows.stop - start, nodes), bits.dtype)
-            np.copyto(here, bits[rows, first : first + nodes])
-            yield Piece(rows, place.send("values", here), 0, place, place.stream, FIRST)
+            values = bits[rows, first : first + nodes]
+            if not ready:
+                here = place.here("values", values.shape, values.dtype)
+                np.copyto(here, values)
+                values = here
+            yield Piece(rows, place.send("values", values), 0, place, place.stream, FIRST)
 
 
 class _Tables:

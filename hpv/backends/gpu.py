@@ -58,6 +58,17 @@ def trouble(error: BaseException) -> str | None:
     return NO_MEMORY if "OUT_OF_MEMORY" in said else said
 
 
+def is_pinned(array: np.ndarray) -> bool:
+    """Whether the driver copies from this machine's memory as it is: it was allocated, or registered, for that."""
+    if SIMULATED:
+        return False
+    from cuda.bindings import driver
+
+    asked = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+    status, found = driver.cuPointerGetAttribute(asked, array.ctypes.data)
+    return status == driver.CUresult.CUDA_SUCCESS and int(found) == int(driver.CUmemorytype.CU_MEMORYTYPE_HOST)
+
+
 def wide(key: np.dtype) -> np.dtype:
     """The integer that the kernels compare keys in."""
     return np.dtype(np.int64 if key.itemsize > 4 else np.int32)

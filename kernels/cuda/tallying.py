@@ -354,37 +354,47 @@ def code_tallier(levels_type: Any) -> Kernel:
 def clear(counts: Any, stream: Any) -> None:
     """Fill with zeros."""
     kernel = clearer(from_dtype(counts.dtype))
-    kernel.launch((-(-counts.size // THREADS), 1), stream, counts, counts.size)
+    blocks = _blocks_for(counts.size)
+    kernel.launch((blocks, 1), stream, counts, counts.size, blocks * THREADS)
 
 
 def add(counts: Any, tallies: Sequence[Any], stream: Any) -> None:
     """Add counts (v, s, g + 2) to a tally (s, g + 2) of each tail, int32."""
     for v, tally in enumerate(tallies):
-        adder().launch((-(-tally.size // THREADS), 1), stream, counts, v * tally.size, tally, tally.size)
+        blocks = _blocks_for(tally.size)
+        what = counts, v * tally.size, tally, tally.size
+        adder().launch((blocks, 1), stream, *what, blocks * THREADS)
+
+
+def _blocks_for(items: int) -> int:
+    """Blocks whose threads take every so many items."""
+    return min(-(-items // THREADS), BLOCKS)
 
 
 @cache
 def clearer(item: Any) -> Kernel:
     """The kernel for items of this type."""
 
-    def clear_items(items, count):
+    def clear_items(items, count, step):
         at = item_of_thread()
-        if at < uint64(count):
+        while at < uint64(count):
             items[at] = 0
+            at = at + uint64(step)
 
-    return Kernel(clear_items, (vector(item), int64), (LANES, THREADS // LANES))
+    return Kernel(clear_items, (vector(item), int64, int64), (LANES, THREADS // LANES))
 
 
 @cache
 def adder() -> Kernel:
     """The kernel for counts."""
 
-    def add_items(counts, start, tally, count):
+    def add_items(counts, start, tally, count, step):
         at = item_of_thread()
-        if at < uint64(count):
+        while at < uint64(count):
             tally[at] += counts[uint64(start) + at]
+            at = at + uint64(step)
 
-    return Kernel(add_items, (vector(int32), int64, vector(int32), int64), (LANES, THREADS // LANES))
+    return Kernel(add_items, (vector(int32), int64, vector(int32), int64, int64), (LANES, THREADS // LANES))
 
 
 @inlined

@@ -123,6 +123,16 @@ def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         same(one, other)
 
 
+def test_pinned_memory_of_the_caller_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    background = hpv.fit(x, backend="cpu", bins=4)
+    monkeypatch.setattr(cuda, "LARGEST_PLACE", 50)
+    monkeypatch.setattr(gpu, "is_pinned", lambda _: True)
+    monkeypatch.setattr(cuda.Place, "here", lambda _, purpose, *what: {"out 0": np.empty(*what)}[purpose])
+    same(background.encode(x, backend="cuda"), background.encode(x, backend="cpu"))
+    assert hpv.fit(x, edges=background, backend="cuda").fingerprint == background.fingerprint
+
+
 # --- what is on a GPU stays there ---
 
 
