@@ -12,7 +12,7 @@ demo: $(VENV)/.has-demo
 	$(BIN)/hpv demo $(ARGS)
 
 test: $(VENV)/.has-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 # Installs and starts a SLURM on this machine: Debian, as root.
 test-slurm: $(VENV)/.has-test-slurm
