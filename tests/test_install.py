@@ -97,8 +97,9 @@ def test_a_folder_kernels_beside_an_installation_is_not_taken(tmp_path: Path) ->
 
 def test_every_package_is_installed() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "hpv").rglob("__init__.py")}
-    assert set(declared) == found | {"hpv.kernels"}
+    ours = [path.parent.relative_to(ROOT).parts for path in (ROOT / "hpv").rglob("__init__.py")]
+    kernels = [("hpv", *path.parent.relative_to(ROOT).parts) for path in (ROOT / "kernels").rglob("__init__.py")]
+    assert set(declared) == {".".join(parts) for parts in ours + kernels}
 
 
 def test_import_is_light() -> None:
