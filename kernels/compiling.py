@@ -47,16 +47,11 @@ def parallel_kernel(function: Callable[..., Any]) -> Any:
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
-    return in_cache_folder(lambda cache: numba.njit(function, cache=cache, error_model="numpy", **options))
-
-
-def in_cache_folder(decorate: Callable[[bool], Any]) -> Any:
-    """What ``decorate(cache)`` makes of a function, kept in the cache's folder where that can be written."""
     before = config.CACHE_DIR
     config.CACHE_DIR = str(cache_folder())
     try:
-        return decorate(True)
+        return numba.njit(function, cache=True, error_model="numpy", **options)
     except RuntimeError:  # nowhere to write: compile in every process
-        return decorate(False)
+        return numba.njit(function, error_model="numpy", **options)
     finally:
         config.CACHE_DIR = before

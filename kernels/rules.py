@@ -28,11 +28,6 @@ def key_of_number(bits: Any, missing: Any) -> Any:
     return -magnitude if bits < 0 else magnitude
 
 
-def key_of(bits: Any, infinity: Any, missing: Any) -> Any:
-    """The key of a value: ``missing`` for NaN."""
-    return missing if is_nan(bits, infinity, missing) else key_of_number(bits, missing)
-
-
 def reaches(key: Any, edge: Any) -> Any:
     """Whether a value counts at an edge: code = number of edges that it reaches."""
     return key >= edge

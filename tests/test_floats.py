@@ -25,6 +25,7 @@ from hpv.floats import (
     keys_as_float64,
     to_keys,
 )
+from hpv.kernels.rules import is_nan, key_of_number
 
 FORMS = list(FORMATS.values())
 SMALL = [FLOAT16, BFLOAT16]
@@ -121,6 +122,19 @@ def test_values_come_back_from_their_keys(matrix: strategies.Activations):
     np.testing.assert_array_equal(doubles(back, form), doubles(values, form))
     np.testing.assert_array_equal(keys_as_float64(to_keys(values, form), form), doubles(values, form))
     assert not np.signbit(doubles(back, form)[doubles(back, form) == 0]).any()
+
+
+@given(strategies.matrices())
+def test_one_value_has_the_key_that_many_have(matrix: strategies.Activations) -> None:
+    """The rules of one value, which kernels compile, against the numpy form."""
+    values, form = matrix
+    bits = np.ascontiguousarray(values).view(form.key)
+
+    def key(one: np.integer) -> int:
+        missing = form.key.type(form.missing)
+        return int(missing if is_nan(one, form.infinity, missing) else key_of_number(one, missing))
+
+    assert [[key(one) for one in row] for row in bits] == to_keys(values, form).tolist()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=ids)

@@ -140,3 +140,15 @@ def test_no_cycles() -> None:
     while free := {name for name, needs in waiting.items() if not needs & set(waiting)}:
         waiting = {name: needs for name, needs in waiting.items() if name not in free}
     assert waiting == {}
+
+
+def test_one_module_knows_the_cuda_of_numba() -> None:
+    """Numba's CUDA is in maintenance only: what follows it is to be met in one place."""
+    takers = {name for name in MODULES for other in imports(name) if other.startswith(("numba.cuda", "numba_cuda"))}
+    named = {name for name, path in MODULES.items() if _takes_cuda(path)}
+    assert takers | named == {"hpv.kernels.cuda.device"}
+
+
+def _takes_cuda(path: Path) -> bool:
+    froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return any(node.module == "numba" and "cuda" in {alias.name for alias in node.names} for node in froms)

@@ -97,13 +97,9 @@ def test_a_folder_kernels_beside_an_installation_is_not_taken(tmp_path: Path) ->
 
 def test_every_package_is_installed() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    places = [
-        path.parent.relative_to(ROOT).parts
-        for name in ("hpv", "kernels")
-        for path in (ROOT / name).rglob("__init__.py")
-    ]
-    found = {".".join(("hpv", *parts) if parts[0] == "kernels" else parts) for parts in places}
-    assert set(declared) == found
+    ours = [path.parent.relative_to(ROOT).parts for path in (ROOT / "hpv").rglob("__init__.py")]
+    kernels = [("hpv", *path.parent.relative_to(ROOT).parts) for path in (ROOT / "kernels").rglob("__init__.py")]
+    assert set(declared) == {".".join(parts) for parts in ours + kernels}
 
 
 def test_import_is_light() -> None:

@@ -16,7 +16,6 @@ from numba import config, cuda, types
 from numba.extending import intrinsic, register_jitable
 
 from hpv.kernels import rules
-from hpv.kernels.compiling import in_cache_folder
 
 __all__ = [
     "SIMULATED",
@@ -82,7 +81,8 @@ class Kernel:
     def _compiled(self) -> Any:
         if SIMULATED:
             return cuda.jit(self.function)
-        return in_cache_folder(lambda cache: cuda.jit(self.function, cache=cache, launch_bounds=self.bounds))
+        # Not kept on disk: numba-cuda knows a function with constants by a hash that every process has anew.
+        return cuda.jit(self.function, launch_bounds=self.bounds)
 
     def launch(self, grid: tuple[int, int], stream: Any, *arguments: Any) -> None:
         """Run on the arguments, arrays of any number of dimensions among them; returns before it is done."""
