@@ -221,7 +221,7 @@ class TensorLayer(Layer):
 
     def bits_on_device(self, rows: slice) -> Any:
         """See `Layer`; copied on the GPU where values do not lie side by side."""
-        from hpv.backends.cuda import of_tensor
+        from hpv.backends.moving import of_tensor
 
         return of_tensor(self._array[rows].flatten(1).contiguous(), self.form.key)
 
@@ -261,13 +261,13 @@ class DeviceLayer(Layer):
 
     def bits_on_device(self, rows: slice) -> Any:
         """See `Layer`."""
-        from hpv.backends.cuda import of_array
+        from hpv.backends.moving import of_array
 
         return of_array(self._array[rows.start : rows.stop], self.shape[1], self.form.key)
 
     def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
         """An array of numba beside the values; others read it by ``__cuda_array_interface__``."""
-        from hpv.backends.cuda import empty
+        from hpv.backends.moving import empty
 
         return empty(shape, dtype, self._array)
 

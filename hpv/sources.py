@@ -193,7 +193,8 @@ def _from_device(name: str, source: Any, origin: str) -> Layer:
     if not hasattr(source, "__cuda_array_interface__") and source.__dlpack_device__()[0] == _DLPACK_CPU:
         array = np.from_dlpack(source)
         return ArrayLayer(name, origin, array, float_format(array.dtype, origin))
-    from hpv.backends.cuda import adopt, check
+    from hpv.backends.cuda import check
+    from hpv.backends.moving import adopt
 
     check()
     array = adopt(source, origin)

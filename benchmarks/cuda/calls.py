@@ -12,8 +12,7 @@ import numpy as np
 import hpv
 from benchmarks.cuda.device import BASE, BINS, rows_of
 from benchmarks.measuring import MIB, Options, Table, half_relu, met, rounds_of
-from hpv.backends import cuda as backend
-from hpv.backends import gpu
+from hpv.backends import gpu, moving
 from hpv.background import Background
 from hpv.kernels.cuda.device import cuda
 from hpv.resources import available_memory
@@ -38,7 +37,7 @@ def measure(options: Options) -> list[Table]:
     if (free := gpu.free_memory()) is not None:
         size = min(size, free // 4)
     there = cuda.to_device(pinned[: rows_of(size, options.nodes, 4)])
-    place = backend.Place()
+    place = moving.Place()
     of_pinned = {"copy": partial(copy_from_pinned, pinned, place)}
     of_pinned |= whole(pinned, background, np.empty(pinned.shape, np.uint8), options.threads)
     of_there = {"copy": partial(copy_there, there, place)}

@@ -11,7 +11,7 @@ import numpy as np
 import hpv
 from benchmarks.cuda.device import BASE, BINS, rows_of, timed
 from benchmarks.measuring import Options, Table, half_relu, met
-from hpv.backends import cpu, gpu
+from hpv.backends import cpu, gpu, moving
 from hpv.backends import cuda as backend
 from hpv.background import Background
 from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FloatFormat, convert_keys
@@ -52,7 +52,7 @@ def measure(options: Options) -> list[Table]:
         size = min(size, int(0.8 * free) // RESULT_SHARE)
     table = Table("cuda", f"Kernels at {BINS} bins on {size / 1e9:.2g} GB of values, {options.nodes:,} nodes, half "
                   "Gaussian, half ReLU", columns)  # fmt: skip
-    place = backend.Place()
+    place = moving.Place()
     for form in FORMS:
         bits = bits_of(base, form)
         check(mixed(bits, form), form, background)
@@ -124,18 +124,18 @@ def prepare(bits: np.ndarray, samples: int, form: FloatFormat, background: Backg
     (pmin_table, pmax_table), levels = tables_of(background)
     closed = background.closed("activations").edges_for(form)
     counter = backend.make_counter(inner_edges(background, form), form)
-    state = backend.start_counts(counter, 1, form).on(backend.FIRST)
+    state = backend.start_counts(counter, 1, form).on(moving.FIRST)
     tallier = backend.make_tallier(closed, form, levels, GRID)
     made = backend.make_ranges((pmin_table, pmax_table), closed, form)
-    (inner,), (edges,) = counter.tables.on(backend.FIRST), tallier.coder.tables.on(backend.FIRST)
+    (inner,), (edges,) = counter.tables.on(moving.FIRST), tallier.coder.tables.on(moving.FIRST)
     counts = state.histograms[0], state.lowest, state.highest
     codes = place.on_device("codes", (samples, nodes), np.uint8)
     out = tuple(place.on_device(name, (samples, nodes), np.float32) for name in ("pmin", "pmax"))
     tallies = place.on_device("tallies", (len(TAILS), samples, GRID + 2), np.int32)
-    nan, packed = cuda.to_device(np.zeros(1, np.int64)), tallier.levels.on(backend.FIRST)[0]
+    nan, packed = cuda.to_device(np.zeros(1, np.int64)), tallier.levels.on(moving.FIRST)[0]
     at, by = (values, 0), (edges, form.infinity)
     counted = partial(counting.count, *at, None, inner, form.infinity, *counts, stream)
-    ranged = partial(ranging.ranges, *at, None, None, *by, made.tables.on(backend.FIRST), out, stream)
+    ranged = partial(ranging.ranges, *at, None, None, *by, made.tables.on(moving.FIRST), out, stream)
     return {
         "copy": Case(2 * size, partial(target.copy_to_device, values, stream=stream)),
         "fit": Case(size, counted),

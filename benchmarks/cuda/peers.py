@@ -14,6 +14,7 @@ from benchmarks.cuda.device import BASE, BINS, rows_of, timed
 from benchmarks.cuda.kernels import tables_of
 from benchmarks.measuring import Options, Table, gaussian
 from hpv.backends import cuda as backend
+from hpv.backends import moving
 from hpv.background import Background
 from hpv.floats import FLOAT32, from_keys, to_keys
 from hpv.kernels.cuda import counting, ranging
@@ -66,9 +67,9 @@ def ranges_cases(values: np.ndarray, background: Background, torch: Any) -> Case
     """Values to p-values; leaves ``ours`` (pmin, pmax) and ``torch`` pmax (nodes, samples) behind."""
     closed, (tables, _) = background.closed("activations"), tables_of(background)
     made = backend.make_ranges(tables, closed.edges, closed.form)
-    (edges,) = backend.make_coder(closed.edges, closed.form).tables.on(backend.FIRST)
+    (edges,) = backend.make_coder(closed.edges, closed.form).tables.on(moving.FIRST)
     bits, ours = cuda.to_device(values.view(np.int32)), tuple(cuda.device_array(values.shape, np.float32) for _ in "ab")
-    by = edges, closed.form.infinity, made.tables.on(backend.FIRST)
+    by = edges, closed.form.infinity, made.tables.on(moving.FIRST)
     what = bits, 0, None, None, *by, ours, cuda.default_stream()
     cases: dict[str, Callable[[], Any]] = {"hpv, ranges": partial(ranging.ranges, *what)}
     left: dict[str, Any] = {"ours": ours}
@@ -96,8 +97,8 @@ def counts_cases(values: np.ndarray, background: Background, torch: Any, cupy: A
     numbers = (low[:, None] + (high - low)[:, None] * np.arange(1, BINS) / BINS).astype(np.float32)
     left: dict[str, Any] = {"edges": numbers}
     counter = backend.make_counter(to_keys(numbers, FLOAT32), FLOAT32)
-    state = left["ours"] = backend.start_counts(counter, 1, FLOAT32).on(backend.FIRST)
-    (edges,) = counter.tables.on(backend.FIRST)
+    state = left["ours"] = backend.start_counts(counter, 1, FLOAT32).on(moving.FIRST)
+    (edges,) = counter.tables.on(moving.FIRST)
     counts = state.histograms[0], state.lowest, state.highest
     bits = cuda.to_device(values.view(np.int32))
     what = bits, 0, None, edges, FLOAT32.infinity, *counts, cuda.default_stream()

@@ -1,47 +1,44 @@
-"""The CUDA backend: blocks go to a GPU through pinned memory, or are there already; the integers come back.
+"""The CUDA backend: blocks go to a GPU, integers come back.
 
-Every thread has two places for blocks, each with a stream of its own: while one is read into, the other is copied and
-worked on. The GPU is the first one that CUDA_VISIBLE_DEVICES lets this process see; workers of dask-cuda see one each.
+The GPU is the first one that CUDA_VISIBLE_DEVICES lets this process see; workers of dask-cuda see one each.
 What is on another GPU is worked on there.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 
-from hpv.backends import Counted, Room, cpu, gpu
+from hpv.backends import Counted, Room, cpu, gpu, moving
+from hpv.backends.moving import (
+    Piece,
+    PinnedBuffers,
+    Place,
+    Tables,
+    fetch,
+    on_stream,
+    pieces,
+    rows_by_group,
+    upload,
+)
 from hpv.buffers import Buffers
-from hpv.errors import DataError, HpvError, InputError
+from hpv.errors import InputError
 from hpv.floats import FloatFormat
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
-from hpv.resources import MIB, human
+from hpv.resources import MIB
 
 name = "cuda"
 codes_again = True
-LARGEST_PLACE = 8 * MIB
-"""Bytes that are copied to pinned memory at once: for more, copying is no faster."""
 LARGEST_TALLIES = 64 * MIB
 """Bytes of tallies, and of codes beside them, that are fetched at once."""
-PLACES = 2
-FIRST = 0
-"""The GPU that works on what is in this machine's memory."""
 FEWEST_OF_A_GROUP = 256
 """Samples that are worth a pass of their own."""
 ROOM_SHARE = 4
 """One part in so many of what is free on the GPU stays so."""
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 
 # --- whether it is there ---
@@ -66,252 +63,12 @@ def check() -> None:
 def room() -> Room:
     """See `Backend`."""
     free = gpu.free_memory()
-    return Room(PLACES, LARGEST_PLACE, None if free is None else free - free // ROOM_SHARE)
-
-
-def _plainly(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Errors of the driver in plain words."""
-
-    @functools.wraps(function)
-    def call(*given: Parameters.args, **options: Parameters.kwargs) -> Result:
-        try:
-            return function(*given, **options)
-        except HpvError:
-            raise
-        except Exception as error:
-            trouble = gpu.trouble(error)
-            if trouble is None:
-                raise
-            if trouble == gpu.NO_MEMORY:
-                free = gpu.free_memory()
-                left = "" if free is None else f", {human(free)} are free"
-                raise InputError(f"the GPU has no room for the next block or table{left}; end what else uses it, or "
-                                 "give less memory or backend='cpu'.") from error  # fmt: skip
-            raise DataError(f"the GPU failed: {trouble}; start anew and run the same command again, it continues. "
-                            "nvidia-smi and the system's log tell more.") from error  # fmt: skip
-
-    return call
-
-
-# --- where blocks are ---
-
-
-class OnDevice:
-    """Values on a GPU, viewed as signed integers (samples, columns), and the stream that orders work on them."""
-
-    def __init__(self, array: Any, stream: Any, number: int) -> None:
-        self.array, self.stream, self.number = array, stream, number
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Samples and columns."""
-        return tuple(self.array.shape)
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: slice) -> OnDevice:
-        return OnDevice(self.array[rows], self.stream, self.number)
-
-
-def of_tensor(tensor: Any, key: np.dtype) -> OnDevice:
-    """A C-contiguous torch tensor (samples, nodes), on the stream that torch works on; nothing is copied."""
-    return on_stream(tensor.view(getattr(sys.modules["torch"], key.name)))
-
-
-def on_stream(array: Any) -> OnDevice:
-    """A tensor of torch, or an array of numba, on the stream that its library works on."""
-    if hasattr(array, "copy_to_host"):
-        number = gpu.number_of(array)
-        with gpu.chosen(number):
-            return OnDevice(array, cuda.default_stream(), number)
-    torch, number = sys.modules["torch"], array.device.index
-    with gpu.chosen(number):
-        stream = gpu.external(torch.cuda.current_stream(array.device).cuda_stream)
-        return OnDevice(gpu.adopted(array), stream, number)
-
-
-def adopt(source: Any, origin: str) -> Any:
-    """Numba's view of another library's array on a GPU; waits for the work on it that its interface tells of."""
-    try:
-        return gpu.adopted_source(source)
-    except (TypeError, ValueError, BufferError) as error:
-        raise InputError(f"{origin}: a {type(source).__name__} cannot be read where it is: {error}") from error
-
-
-def of_array(array: Any, nodes: int, key: np.dtype) -> OnDevice:
-    """Numba's array of some samples, on the stream that others wait for by default."""
-    return on_stream(gpu.shaped(array.ravel(), (len(array), nodes), key))
-
-
-def empty(shape: tuple[int, int], dtype: np.dtype, beside: Any) -> Any:
-    """An array of numba on the same GPU."""
-    with gpu.chosen(gpu.number_of(beside)):
-        return cuda.device_array(shape, dtype)
-
-
-class Place:
-    """Pinned memory of this machine and as much on the GPU; what is done there is ordered by a stream of its own."""
-
-    def __init__(self) -> None:
-        self.stream = cuda.stream()
-        self.host: dict[str, np.ndarray] = {}
-        self.there: dict[str, Any] = {}
-        self.sent: tuple[tuple[Any, ...], Any] | None = None
-        """Which values were sent last, and their copy, until others are read."""
-
-    def here(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Pinned memory of this machine; whatever the last array for this purpose held is lost."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        self.sent = None if purpose == "values" else self.sent
-        memory = self.host.get(purpose)
-        if memory is None or memory.size < size:
-            self.stream.synchronize()
-            memory = self.host[purpose] = cuda.pinned_array(max(size, 1), np.uint8)
-        return memory[:size].view(dtype).reshape(shape)
-
-    def on_device(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Memory of the GPU, likewise."""
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = self.there.get(purpose)
-        if memory is None or memory.size < size:
-            self.stream.synchronize()
-            memory = self.there[purpose] = cuda.device_array(max(size, 1), np.uint8)
-        return gpu.shaped(memory[:size], shape, np.dtype(dtype))
-
-    def send(self, purpose: str, values: np.ndarray) -> Any:
-        """A copy on the GPU of what is in pinned memory."""
-        target = self.on_device(purpose, values.shape, values.dtype)
-        target.copy_to_device(values, stream=self.stream)
-        return target
-
-    def send_once(self, values: np.ndarray) -> Any:
-        """The same of values that were read into pinned memory; tallied again, for another class, they are there."""
-        key = values.ctypes.data, values.shape, values.dtype
-        if self.sent is None or self.sent[0] != key:
-            self.sent = key, self.send("values", values)
-        return self.sent[1]
-
-
-class _Places(threading.local):
-    """A thread's places for blocks, by GPU."""
-
-    def __init__(self) -> None:
-        self.all: dict[int, deque[Place]] = {}
-
-    def next(self, number: int = FIRST) -> Place:
-        """The one that was not used last, once nothing is on its way to or from it; on the GPU that is chosen."""
-        places = self.all.setdefault(number, deque(Place() for _ in range(PLACES)))
-        places.rotate()
-        places[0].stream.synchronize()
-        return places[0]
-
-    def of(self, values: np.ndarray) -> Place | None:
-        """The place whose pinned memory these values are in."""
-        for place in self.all.get(FIRST, ()):
-            if "values" in place.host and np.may_share_memory(values, place.host["values"]):
-                return place
-        return None
-
-
-_places = _Places()
-
-
-class PinnedBuffers(Buffers):
-    """Values are read into the pinned memory of the thread's next place."""
-
-    on_device = True
-
-    def get(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """See `Buffers`."""
-        if purpose != "values":
-            return super().get(purpose, shape, dtype)
-        return _read_into(shape, dtype)
-
-
-@_plainly
-def _read_into(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    with gpu.chosen(FIRST):
-        return _places.next().here("values", shape, dtype)
+    return Room(moving.PLACES, moving.LARGEST_PLACE, None if free is None else free - free // ROOM_SHARE)
 
 
 def make_buffers() -> Buffers:
     """See `Backend`."""
     return PinnedBuffers()
-
-
-class Piece(NamedTuple):
-    """Some rows of a block on a GPU."""
-
-    rows: slice
-    """Of the block."""
-    values: Any
-    """Their bits (rows, columns)."""
-    first: int
-    """Column of the first node."""
-    place: Place
-    """Where there is room beside them."""
-    stream: Any
-    """That orders the work on them."""
-    number: int
-    """Of the GPU, which is chosen."""
-
-    def part(self, step: int) -> Iterator[Piece]:
-        """A few rows at a time."""
-        count = self.rows.stop - self.rows.start
-        for start in range(0, count, step):
-            stop = min(count, start + step)
-            rows = slice(self.rows.start + start, self.rows.start + stop)
-            yield self._replace(rows=rows, values=self.values[start:stop])
-
-
-def _pieces(bits: Any, first: int, nodes: int) -> Iterator[Piece]:
-    """A block as it is there: all at once where it is on a GPU or in pinned memory, else as it is copied there."""
-    if isinstance(bits, OnDevice):
-        with gpu.chosen(bits.number):
-            place = _places.next(bits.number)
-            yield Piece(slice(0, len(bits)), bits.array, first, place, bits.stream, bits.number)
-        return
-    with gpu.chosen(FIRST):
-        pinned = _places.of(bits)
-        if pinned is not None:
-            values = pinned.send_once(bits)
-            yield Piece(slice(0, len(bits)), values, first, pinned, pinned.stream, FIRST)
-            return
-        step = max(1, LARGEST_PLACE // (nodes * bits.itemsize))
-        # The caller's own memory may be pinned.
-        ready = nodes == bits.shape[1] and gpu.is_pinned(bits)
-        for start in range(0, len(bits), step):
-            rows, place = slice(start, min(len(bits), start + step)), _places.next()
-            values = bits[rows, first : first + nodes]
-            if not ready:
-                here = place.here("values", values.shape, values.dtype)
-                np.copyto(here, values)
-                values = here
-            yield Piece(rows, place.send("values", values), 0, place, place.stream, FIRST)
-
-
-class _Tables:
-    """Arrays of a coder on every GPU that has needed them."""
-
-    def __init__(self, *arrays: np.ndarray) -> None:
-        self.arrays = arrays
-        self._copies: dict[int, tuple[Any, ...]] = {}
-        self._copying = threading.Lock()
-
-    def on(self, number: int) -> tuple[Any, ...]:
-        """On the GPU that is current now, whose number this is."""
-        with self._copying:
-            if number not in self._copies:
-                self._copies[number] = tuple(map(_sent, self.arrays))
-            return self._copies[number]
-
-
-def _sent(array: np.ndarray) -> Any:
-    """A copy on the current GPU that is there for every stream: those of other libraries do not wait for it."""
-    there = cuda.to_device(array)
-    cuda.synchronize()
-    return there
 
 
 class Coder:
@@ -321,7 +78,7 @@ class Coder:
         self.nodes, self.edges = edges.shape
         self.form = form
         self.wide = gpu.wide(form.key)
-        self.tables = _Tables(np.ascontiguousarray(edges.T, self.wide))
+        self.tables = Tables(np.ascontiguousarray(edges.T, self.wide))
 
 
 # --- counting ---
@@ -331,9 +88,9 @@ class _Accumulation:
     """Histograms of codes by class on one GPU."""
 
     def __init__(self, counter: Coder, classes: int) -> None:
-        self.histograms = [_sent(np.zeros((counter.edges + 1, counter.nodes), np.int64)) for _ in range(classes)]
-        self.lowest = _sent(np.full(counter.nodes, counter.form.unused, counter.wide))
-        self.highest = _sent(np.full(counter.nodes, counter.form.missing, counter.wide))
+        self.histograms = [upload(np.zeros((counter.edges + 1, counter.nodes), np.int64)) for _ in range(classes)]
+        self.lowest = upload(np.full(counter.nodes, counter.form.unused, counter.wide))
+        self.highest = upload(np.full(counter.nodes, counter.form.missing, counter.wide))
 
 
 class Accumulator:
@@ -362,30 +119,20 @@ def start_counts(counter: Coder, classes: int, form: FloatFormat) -> Accumulator
     return Accumulator(counter, classes)
 
 
-@_plainly
+@gpu.plainly
 def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarray) -> None:
     """See `Backend`; returns while the GPU is at work."""
     counter = accumulator.counter
     accumulator.seen += np.bincount(group, minlength=accumulator.classes)
-    for piece in _pieces(bits, first, counter.nodes):
+    for piece in pieces(bits, first, counter.nodes):
         state, (edges,) = accumulator.on(piece.number), counter.tables.on(piece.number)
         accumulator.streams[id(piece.stream)] = piece.number, piece.stream
-        for c, rows in _rows_by_group(group[piece.rows], piece.stream):
+        for c, rows in rows_by_group(group[piece.rows], piece.stream):
             into = state.histograms[c], state.lowest, state.highest
             counting.count(piece.values, piece.first, rows, edges, counter.form.infinity, *into, piece.stream)
 
 
-def _rows_by_group(group: np.ndarray, stream: Any) -> Iterator[tuple[int, Any]]:
-    """Every group that is there, and its rows on the GPU; None stands for all of them."""
-    present = np.unique(group)
-    if len(present) == 1:
-        yield int(present[0]), None
-        return
-    for c in present:
-        yield int(c), cuda.to_device(np.flatnonzero(group == c).astype(np.int32), stream=stream)
-
-
-@_plainly
+@gpu.plainly
 def finish_counts(accumulator: Accumulator) -> Counted:
     """See `Backend`."""
     for number, stream in accumulator.streams.values():
@@ -419,7 +166,7 @@ def make_coder(edges: np.ndarray, form: FloatFormat) -> Coder:
     return Coder(edges, form)
 
 
-@_plainly
+@gpu.plainly
 def encode(coder: Coder, bits: Any, first: int, codes: Any) -> None:
     """See `Backend`."""
 
@@ -434,7 +181,7 @@ class Ranges:
     """Tables of pmin and pmax by group, code and node."""
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
-        self.tables = _Tables(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
+        self.tables = Tables(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
 
     def parts(self, group: np.ndarray, piece: Piece) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
         """Rows of a piece, their groups, and tables, as the kernels want them.
@@ -442,10 +189,11 @@ class Ranges:
         Group by group where there are many samples of each: then the tables of one are nearer.
         """
         low, high = self.tables.on(piece.number)
-        if len(group) < FEWEST_OF_A_GROUP * len(np.unique(group)):
+        present = len(np.unique(group))
+        if present > 1 and len(group) < FEWEST_OF_A_GROUP * present:
             yield None, cuda.to_device(group.astype(np.int32), stream=piece.stream), (low, high)
             return
-        for g, rows in _rows_by_group(group, piece.stream):
+        for g, rows in rows_by_group(group, piece.stream):
             yield rows, None, (low[g : g + 1], high[g : g + 1])
 
 
@@ -454,7 +202,7 @@ def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: 
     return Ranges(*tables)
 
 
-@_plainly
+@gpu.plainly
 def ranges(
     coder: Coder,
     ranges: Ranges,
@@ -480,7 +228,7 @@ def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Ranges:
     return Ranges(*tables)
 
 
-@_plainly
+@gpu.plainly
 def look_up_ranges(codes: Any, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
     """See `Backend`."""
     made = tables if isinstance(tables, Ranges) else Ranges(*tables)
@@ -499,37 +247,23 @@ def _map(launch: Launch, bits: Any, first: int, out: Sequence[Any]) -> None:
     """Results (s, n) for every value of a block, where their arrays are: on the GPU with it, or here."""
     nodes = out[0].shape[1]
     pending: tuple[Place, Callable[[], None]] | None = None
-    for piece in _pieces(bits, first, nodes):
+    for piece in pieces(bits, first, nodes):
         if not isinstance(out[0], np.ndarray):
             launch(piece, [gpu.adopted(one) for one in out])
             continue
-        for part in piece.part(max(1, LARGEST_PLACE // (nodes * sum(one.itemsize for one in out)))):
+        for part in piece.part(max(1, moving.LARGEST_PLACE // (nodes * sum(one.itemsize for one in out)))):
             shape = (part.rows.stop - part.rows.start, nodes)
             if pending is not None and pending[0] is part.place:
                 pending[1]()
                 pending = None
             made = [part.place.on_device(f"out {k}", shape, one.dtype) for k, one in enumerate(out)]
             launch(part, made)
-            following = part.place, _fetch(part, made, [one[part.rows] for one in out])
+            following = part.place, fetch(part, made, [one[part.rows] for one in out])
             if pending is not None:  # these came here while the next piece went there
                 pending[1]()
             pending = following
     if pending is not None:
         pending[1]()
-
-
-def _fetch(piece: Piece, made: Sequence[Any], targets: Sequence[np.ndarray]) -> Callable[[], None]:
-    """Begin to copy results to pinned memory; the call that waits for them and puts them in their place."""
-    here = [piece.place.here(f"out {k}", one.shape, one.dtype) for k, one in enumerate(made)]
-    for array, host in zip(made, here, strict=True):
-        array.copy_to_host(host, stream=piece.stream)
-
-    def finish() -> None:
-        piece.stream.synchronize()
-        for target, host in zip(targets, here, strict=True):
-            np.copyto(target, host)
-
-    return finish
 
 
 # --- tallies ---
@@ -541,7 +275,7 @@ class Tallier:
     def __init__(self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> None:
         self.coder = Coder(edges, form)
         self.tails, self.entries = len(tables), thresholds + 2
-        self.levels = _Tables(*(tallying.pack_levels(group, thresholds) for group in zip(*tables, strict=True)))
+        self.levels = Tables(*(tallying.pack_levels(group, thresholds) for group in zip(*tables, strict=True)))
 
 
 def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> Tallier:
@@ -549,7 +283,7 @@ def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarr
     return Tallier(edges, form, tables, thresholds)
 
 
-@_plainly
+@gpu.plainly
 def tally_values(
     tallier: Tallier,
     bits: Any,
@@ -562,14 +296,14 @@ def tally_values(
     nodes, form = tallier.coder.nodes, tallier.coder.form
     step = max(1, LARGEST_TALLIES // (tallier.tails * tallier.entries * 4 + (codes is not None) * nodes))
     nan = 0
-    for whole in _pieces(bits, first, nodes):
+    for whole in pieces(bits, first, nodes):
         (edges,), levels = tallier.coder.tables.on(whole.number), tallier.levels.on(whole.number)
         for piece in whole.part(step):
             samples = piece.rows.stop - piece.rows.start
             counts = _zeros(piece, "tallies", (tallier.tails, samples, tallier.entries), np.int32)
             missing = _zeros(piece, "missing", (1,), np.int64)
             left, kept = _left(piece, codes, nodes)
-            for g, rows in _rows_by_group(group[piece.rows], piece.stream):
+            for g, rows in rows_by_group(group[piece.rows], piece.stream):
                 what = rows, edges, form.infinity, levels[g], counts, left, missing
                 tallying.tally(piece.values, piece.first, *what, piece.stream)
             fetched, found = [missing], [np.zeros(1, np.int64)]
@@ -582,7 +316,7 @@ def tally_values(
                 found.append(np.empty(counts.shape, np.int32))
             else:
                 tallying.add(counts, [gpu.adopted(one) for one in into], piece.stream)
-            _fetch(piece, fetched, found)()
+            fetch(piece, fetched, found)()
             nan += int(found[0][0])
             if isinstance(tallies[0], np.ndarray):
                 for one, more in zip(into, found[-1], strict=True):
@@ -612,7 +346,7 @@ class Levels:
 
     def __init__(self, levels: np.ndarray, thresholds: int) -> None:
         self.here = cpu.make_levels(levels, thresholds)
-        self.tables = _Tables(*levels)
+        self.tables = Tables(*levels)
 
 
 def make_levels(levels: np.ndarray, thresholds: int) -> Levels:
@@ -620,7 +354,7 @@ def make_levels(levels: np.ndarray, thresholds: int) -> Levels:
     return Levels(levels, thresholds)
 
 
-@_plainly
+@gpu.plainly
 def tally(codes: Any, rows: np.ndarray, group: np.ndarray, levels: Levels, tally: Any) -> None:
     """See `Backend`; codes that are here are not worth the way to the GPU."""
     if isinstance(codes, np.ndarray):

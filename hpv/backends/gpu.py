@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from hpv.backends import VISIBLE_GPUS
+from hpv.errors import DataError, HpvError, InputError
 from hpv.kernels.cuda.device import SIMULATED, cuda
+from hpv.resources import human
 
 NO_MEMORY = "out of memory"
 _DRIVER_ERRORS = {"CudaDriverError", "CudaSupportError", "CUDAError", "NvvmSupportError"}
 """Names of the classes that Numba and NVIDIA's own packages raise."""
 _LEGACY_STREAM = 1
 """CUDA's number of the default stream, which waits for the others."""
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def why_not() -> str:
@@ -67,6 +73,30 @@ def is_pinned(array: np.ndarray) -> bool:
     asked = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
     status, found = driver.cuPointerGetAttribute(asked, array.ctypes.data)
     return status == driver.CUresult.CUDA_SUCCESS and int(found) == int(driver.CUmemorytype.CU_MEMORYTYPE_HOST)
+
+
+def plainly(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Errors of the driver in plain words."""
+
+    @functools.wraps(function)
+    def call(*given: Parameters.args, **options: Parameters.kwargs) -> Result:
+        try:
+            return function(*given, **options)
+        except HpvError:
+            raise
+        except Exception as error:
+            said = trouble(error)
+            if said is None:
+                raise
+            if said == NO_MEMORY:
+                free = free_memory()
+                left = "" if free is None else f", {human(free)} are free"
+                raise InputError(f"the GPU has no room for the next block or table{left}; end what else uses it, or "
+                                 "give less memory or backend='cpu'.") from error  # fmt: skip
+            raise DataError(f"the GPU failed: {said}; start anew and run the same command again, it continues. "
+                            "nvidia-smi and the system's log tell more.") from error  # fmt: skip
+
+    return call
 
 
 def wide(key: np.dtype) -> np.dtype:

@@ -43,7 +43,7 @@ def block_of(rows: torch.Tensor, form: FloatFormat) -> Block:
     """Activations (samples, nodes) as the backend takes them; rows that lie one after the other are not copied."""
     if rows.device.type == "cpu":
         return Block(rows.contiguous().view(_INTEGERS[form.key.itemsize]).numpy(), 0)
-    from hpv.backends.cuda import of_tensor
+    from hpv.backends.moving import of_tensor
 
     return Block(of_tensor(rows.contiguous(), form.key), 0)
 

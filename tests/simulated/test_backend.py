@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import hpv
-from hpv.backends import Room, cuda, gpu
+from hpv.backends import Room, cuda, gpu, moving
 from hpv.blocks import Block
 from hpv.capturing import tensors
 from hpv.floats import FORMATS
@@ -115,7 +115,7 @@ def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     background = hpv.fit(x, backend="cpu", bins=4)
     expected = background.encode(x), *background.pvalues(x), background.scan(x).score
-    monkeypatch.setattr(cuda, "LARGEST_PLACE", 100)
+    monkeypatch.setattr(moving, "LARGEST_PLACE", 100)
     monkeypatch.setattr(cuda, "LARGEST_TALLIES", 4000)
     assert hpv.fit(x, edges=background, backend="cuda").fingerprint == background.fingerprint
     found = background.encode(x, backend="cuda"), *background.pvalues(x, backend="cuda")
@@ -126,9 +126,9 @@ def test_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pinned_memory_of_the_caller_is_sent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     background = hpv.fit(x, backend="cpu", bins=4)
-    monkeypatch.setattr(cuda, "LARGEST_PLACE", 50)
+    monkeypatch.setattr(moving, "LARGEST_PLACE", 50)
     monkeypatch.setattr(gpu, "is_pinned", lambda _: True)
-    monkeypatch.setattr(cuda.Place, "here", lambda _, purpose, *what: {"out 0": np.empty(*what)}[purpose])
+    monkeypatch.setattr(moving.Place, "here", lambda _, purpose, *what: {"out 0": np.empty(*what)}[purpose])
     same(background.encode(x, backend="cuda"), background.encode(x, backend="cpu"))
     assert hpv.fit(x, edges=background, backend="cuda").fingerprint == background.fingerprint
 
@@ -175,13 +175,14 @@ def test_a_monitor_works_where_the_activations_are(monkeypatch: pytest.MonkeyPat
     def there(array: Any) -> Any:
         return FakeCUDAArray(array.numpy()) if isinstance(array, torch.Tensor) else array
 
-    def on_stream(array: Any) -> cuda.OnDevice:
-        return cuda.OnDevice(there(array), driver.default_stream(), 0)
+    def on_stream(array: Any) -> moving.OnDevice:
+        return moving.OnDevice(there(array), driver.default_stream(), 0)
 
     monkeypatch.setattr(gpu, "adopted", there)
-    monkeypatch.setattr(cuda, "on_stream", on_stream)
+    for module in (cuda, moving):
+        monkeypatch.setattr(module, "on_stream", on_stream)
     monkeypatch.setattr(tensors, "array_of", lambda tensor: tensor)
-    monkeypatch.setattr(tensors, "block_of", lambda rows, form: Block(cuda.of_tensor(rows, form.key), 0))
+    monkeypatch.setattr(tensors, "block_of", lambda rows, form: Block(moving.of_tensor(rows, form.key), 0))
     x = np.random.default_rng(3).normal(size=(12, 3)).astype(np.float32)
     x[2, 1] = np.nan
     labels = np.arange(12) % 2
