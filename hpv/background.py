@@ -87,8 +87,8 @@ class ClosedLayer:
 class CountedAt:
     """What the counts of a background mean: only those that mean the same are added."""
 
-    layers: Mapping[str, tuple[str, str]]
-    """Float format, and digest of the inner edges, of every layer."""
+    layers: Mapping[str, tuple[int, str, str]]
+    """Nodes, float format and digest of the inner edges of every layer."""
     by_class: bool
     min_class_size: int
 
@@ -145,7 +145,7 @@ class Background:
     @property
     def counted_at(self) -> CountedAt:
         """What its counts mean."""
-        layers = {name: (state.form.name, digest(state.edges)) for name, state in self.layers.items()}
+        layers = {name: (state.nodes, state.form.name, digest(state.edges)) for name, state in self.layers.items()}
         return CountedAt(layers, self.classes is not None, self.min_class_size)
 
     @functools.cached_property
@@ -454,19 +454,23 @@ def _have_equal_states(one: Background, other: Background) -> bool:
 def refuse_others(parts: Mapping[str, CountedAt]) -> None:
     """Refuse to add, under their names, backgrounds whose counts mean something else than those of the first one."""
     (one, first), *others = parts.items()
-    again = "fit it with edges= of the first one, which counts at the same edges."
     for other, part in others:
         if set(first.layers) != set(part.layers):
             raise InputError(f"merge: {other} has the layers {sorted(part.layers)}, {one} {sorted(first.layers)}; "
-                             f"{again}")  # fmt: skip
+                             "give parts of the same layers.")  # fmt: skip
         if first.by_class != part.by_class:
             raise InputError(f"merge: only one of {one} and {other} was fitted by class; fit both alike.")
         if first.min_class_size != part.min_class_size:
             raise InputError(f"merge: min_class_size is {first.min_class_size} in {one} and {part.min_class_size} in "
                              f"{other}; fit both alike.")  # fmt: skip
         for name, edges in first.layers.items():
+            if edges[0] != part.layers[name][0]:
+                nodes = quantity(part.layers[name][0], "node")
+                raise InputError(f"merge: layer {name} of {other} has {nodes}, that of {one} {edges[0]:,}; give parts "
+                                 "of the same network.")  # fmt: skip
             if edges != part.layers[name]:
-                raise InputError(f"merge: {other} has other edges in layer {name} than {one}; {again}")
+                raise InputError(f"merge: {other} has other edges in layer {name} than {one}; fit it again with edges= "
+                                 f"{one}, so that it counts at the same ones.")  # fmt: skip
 
 
 def _merge_states(states: list[LayerState], places: list[Any], classes: int, samples: int) -> LayerState:

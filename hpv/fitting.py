@@ -180,7 +180,14 @@ def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
     return given
 
 
-class Checkpoint(Protocol):
+class Saves(Protocol):
+    """Keeps what was done."""
+
+    def save(self) -> None:
+        """Keep now what waits for a later call."""
+
+
+class Checkpoint(Saves, Protocol):
     """Keeps what a fit has done, so that the same fit continues there."""
 
     def edges(self, layer: str) -> LayerEdges | None:
@@ -194,9 +201,6 @@ class Checkpoint(Protocol):
 
     def keep_state(self, layer: str, walk: str, done: Place, totals: LayerTotals) -> None:
         """Keep them, now or, if something was kept a moment ago, with a later call."""
-
-    def save(self) -> None:
-        """Keep now what waits for a later call."""
 
 
 Place = tuple[int, int]
@@ -309,7 +313,7 @@ def finish_layer(name: str, edges: LayerEdges, totals: LayerTotals, samples: np.
 
 
 @contextmanager
-def saving(checkpoint: Checkpoint | None) -> Iterator[None]:
+def saving(checkpoint: Saves | None) -> Iterator[None]:
     """Where this is stopped, or fails, all that was done before it is kept."""
     try:
         yield

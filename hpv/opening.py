@@ -15,7 +15,7 @@ from hpv import streaming
 from hpv.addresses import absolute_path, is_address
 from hpv.background import STATE_ARRAYS, Background, CountedAt, LayerState, add, digest, refuse_others
 from hpv.errors import DataError, InputError, StoreError, warn
-from hpv.fitting import Fit, LayerTotals, Place, run_fit
+from hpv.fitting import Fit, LayerTotals, Place, run_fit, saving
 from hpv.floats import FORMATS, FloatFormat, from_keys, to_keys
 from hpv.pilot import LayerEdges, Rule
 from hpv.proposing import stack
@@ -95,9 +95,10 @@ def merge_to_store(
         raise InputError(f"merge: {twice} is given twice; its samples would count double. Give every part once.")
     if absolute_path(out) in places:
         raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
-    # Whatever order they are given in, they are added in the same one, so that a run that was killed can be continued.
-    stores = sorted((open_store(path, BACKGROUND) for path in paths), key=_fingerprint)
+    stores = [open_store(path, BACKGROUND) for path in paths]
     refuse_others({store.path: counted_at(store) for store in stores})
+    # Whatever order they are given in, they are added in the same one, so that a run that was killed can be continued.
+    stores.sort(key=_fingerprint)
     for one, other in pairwise(stores):
         if _fingerprint(one) == _fingerprint(other):
             warn(f"merge: {one.path} and {other.path} have the same counts everywhere; if they are of the same "
@@ -118,16 +119,19 @@ def add_stores(output: Output, stores: Sequence[Store], progress: streaming.Prog
     done, total = checkpoint.take(first)
     progress.skip(first.state_bytes * done)
     for number, store in enumerate(stores[done:], done + 1):
-        total = add([total, load_background(store)])
-        progress.advance(first.state_bytes)
-        if number < len(stores):
-            checkpoint.keep(number, total)
+        with saving(checkpoint):
+            total = add([total, load_background(store)])
+            if number < len(stores):
+                checkpoint.keep(number, total)
+            progress.advance(first.state_bytes)
     return total
 
 
 def counted_at(store: Store) -> CountedAt:
     """What the counts of a background mean, from what is noted beside them."""
-    layers = {entry["name"]: (entry["float_format"], entry["edges"]) for entry in store.attributes["layers"]}
+    layers = {
+        entry["name"]: (entry["nodes"], entry["float_format"], entry["edges"]) for entry in store.attributes["layers"]
+    }
     return CountedAt(layers, "classes" in store, int(store.attributes["min_class_size"]))
 
 
@@ -161,8 +165,8 @@ def write_background(output: Output, background: Background) -> None:
     output.finish(
         {
             "layers": [
-                {"name": name, "nodes": background.layers[name].nodes, "float_format": form, "edges": edges}
-                for name, (form, edges) in background.counted_at.layers.items()
+                {"name": name, "nodes": nodes, "float_format": form, "edges": edges}
+                for name, (nodes, form, edges) in background.counted_at.layers.items()
             ],
             "rule": None if background.rule is None else background.rule.as_json(),
             "min_class_size": background.min_class_size,
@@ -267,6 +271,7 @@ class SumCheckpoint:
     def __init__(self, output: Output) -> None:
         self.output = output
         self.saved = time.monotonic()
+        self.waiting: tuple[int, Background] | None = None
 
     def take(self, first: Background) -> tuple[int, Background]:
         """How many were added up by an earlier run, and their sum; ``first`` is the first of them."""
@@ -284,9 +289,16 @@ class SumCheckpoint:
         return kept["parts"], replace(first, layers=layers, samples=samples, classes=classes, path=None)
 
     def keep(self, parts: int, total: Background) -> None:
-        """Keep the sum of so many, unless something was kept a moment ago."""
-        if time.monotonic() - self.saved < streaming.CHECKPOINT_SECONDS:
+        """Keep the sum of so many, now or, if something was kept a moment ago, with a later call."""
+        self.waiting = parts, total
+        if time.monotonic() - self.saved >= streaming.CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Keep now what waits for a later call."""
+        if self.waiting is None:
             return
+        parts, total = self.waiting
         place = 1 - self.output.progress.get("place", 1)
         self.output.discard(f"{SCRATCH}/{place}")  # counts may have been of a smaller type, or of fewer classes
         arrays = {f"{SCRATCH}/{place}/samples": total.samples}
@@ -296,7 +308,7 @@ class SumCheckpoint:
             arrays |= {_sum_in(place, layer, name): getattr(state, name) for name in STATE_ARRAYS[1:]}
         _write_arrays(self.output, arrays)
         self.output.checkpoint({"parts": parts, "place": place})
-        self.saved = time.monotonic()
+        self.waiting, self.saved = None, time.monotonic()
 
 
 def _sum_in(place: int, layer: str, array: str) -> str:

@@ -219,13 +219,18 @@ def test_backgrounds_that_do_not_add_up(background, by_class, layered):
         hpv.merge([])
     with pytest.raises(hpv.InputError, match=r"merge: give backgrounds, as hpv\.fit and hpv\.open return them"):
         hpv.merge([background, VALUES])
-    again = "than background 1; fit it with edges= of the first one"
+    again = "than background 1; fit it again with edges= background 1"
     with pytest.raises(hpv.InputError, match=rf"merge: background 3 has other edges in layer activations {again}"):
         hpv.merge([background, hpv.fit(VALUES[:60], edges=background), hpv.fit(VALUES[::2])])
     with pytest.raises(hpv.InputError, match="merge: background 2 has other edges in layer activations"):
         hpv.merge([background, hpv.fit(VALUES.astype(np.float64))])
-    with pytest.raises(hpv.InputError, match=r"merge: background 2 has the layers \['conv', 'hidden'\], background 1"):
+    layers = r"merge: background 2 has the layers \['conv', 'hidden'\], background 1 \['activations'\]; give parts of"
+    with pytest.raises(hpv.InputError, match=layers):
         hpv.merge([background, layered])
+    with pytest.raises(
+        hpv.InputError, match="merge: layer activations of background 2 has 4 nodes, that of background"
+    ):
+        hpv.merge([background, hpv.fit(VALUES[:, :4])])
     with pytest.raises(
         hpv.InputError, match="merge: only one of background 1 and background 2 was fitted by class; fit both alike"
     ):

@@ -16,6 +16,7 @@ from torch import nn
 import hpv
 from hpv import blocks, tiling
 from hpv.capturing import BatchScores, tensors
+from hpv.capturing.batches import weights_hash
 from hpv.errors import HpvWarning, InputError
 from hpv.scanning import FORMS, STATISTICS, Scored
 
@@ -536,3 +537,29 @@ def test_other_weights_are_warned_of(tmp_path: Path) -> None:
         net.head.bias += 1
     with pytest.warns(HpvWarning, match="come from a network with the weights .* Capture both with the same weights"):
         hpv.Monitor(net, background)
+
+
+# ---------------------------------------------------------------- compiled, wrapped, and no models
+
+
+def test_a_compiled_model(linear_background: hpv.Background) -> None:
+    """Its hooks are called as they are: what hpv does is not traced."""
+    net, found = Linear().eval(), []
+    for model in (net, torch.compile(net, backend="eager")):
+        with hpv.Monitor(net, linear_background) as monitor, torch.no_grad():
+            model(rows(9))
+            found.append(monitor.scores().get("two-sided", "subset", "berk_jones").score)
+    np.testing.assert_array_equal(*found)
+    torch.compiler.reset()
+
+
+def test_a_model_that_is_wrapped_has_the_weights_it_had(net: Net) -> None:
+    wrapped = nn.DataParallel(net) if torch.cuda.is_available() else nn.Sequential()
+    wrapped.module = net
+    assert weights_hash(wrapped) == weights_hash(net)
+
+
+def test_what_is_no_model(linear_background: hpv.Background) -> None:
+    for wrong in (None, lambda x: x):
+        with pytest.raises(hpv.InputError, match="model: a .*; give a torch.nn.Module"):
+            hpv.Monitor(wrong, linear_background)  # type: ignore[arg-type]

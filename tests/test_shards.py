@@ -525,7 +525,7 @@ def test_a_merger_of_parts_goes_on_where_it_was(
 def test_parts_that_do_not_belong_together_leave_nothing_behind(data: SimpleNamespace, tmp_path: Path) -> None:
     hpv.fit(values(data, slice(100))).save(tmp_path / "1")
     hpv.fit(values(data, slice(100, None))).save(tmp_path / "2")
-    with pytest.raises(hpv.InputError, match=r"merge: \S+/[12] has other edges in layer \w+ than \S+/[12]; fit"):
+    with pytest.raises(hpv.InputError, match=r"merge: \S+/2 has other edges in layer \w+ than \S+/1; fit it again"):
         merge_parts([tmp_path / "1", tmp_path / "2"], tmp_path / "both")
     assert not (tmp_path / "both").exists()
 
@@ -649,7 +649,7 @@ def test_the_script_asks_for_a_gpu_where_the_nodes_are_to_have_one(
     given = ("slurm", "score", data.folder / "background", data.source, "-o", "s", "--shards", 2, "--against", "pooled")
     assert run(*given, "--backend", "cuda") == 0
     script = capsys.readouterr().out
-    assert "#SBATCH --gres=gpu:1\n#SBATCH --time" in script
+    assert 'array=$(sbatch --parsable --gres=gpu:1 "$0")' in script  # not the merger
     assert "--backend cuda --memory 2GiB --shard" in script
     assert run(*given) == 0
     assert "gres" not in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import torch
 
 from hpv.capturing.hooks import tensors_of
 from hpv.errors import InputError
+
+_WRAPPERS = r"^(module\.|_orig_mod\.)+"
+"""What DataParallel and torch.compile put before the names of parameters."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,13 @@ def given_classes(targets: Any, samples: int) -> np.ndarray:
 
 
 def weights_hash(model: torch.nn.Module) -> str:
-    """SHA-256 of all parameters and buffers in order of their names, with dtypes and shapes."""
+    """SHA-256 of all parameters and buffers in order of their names, with dtypes and shapes.
+
+    The same for a model that is wrapped to run in parallel, or compiled.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
+        name = re.sub(_WRAPPERS, "", name)
         if not isinstance(value, torch.Tensor):
             digest.update(f"{name} {value!r}\n".encode())
             continue

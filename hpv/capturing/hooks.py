@@ -120,6 +120,11 @@ def _which(name: str, every: Sequence[str], once: Sequence[str]) -> str:
     return f"{hint} There are: {listed}."
 
 
+def uncompiled(hook: Any) -> Any:
+    """A hook that ``torch.compile`` calls as it is: what hpv does is no part of the model."""
+    return torch.compiler.disable(hook)
+
+
 class Hooks:
     """Hooks on modules while its ``with`` block lasts: every tensor of floats that they give goes to ``take``."""
 
@@ -150,7 +155,7 @@ class Hooks:
 
     def __enter__(self) -> Self:
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
+            self._handles.append(module.register_forward_hook(uncompiled(self._hook(name))))
         return self
 
     def __exit__(

@@ -14,9 +14,9 @@ import torch
 from hpv.backends import get_backend
 from hpv.background import Background
 from hpv.capturing.batches import Call, largest_classes, weights_hash
-from hpv.capturing.hooks import Hooks, LayerOutput, check_samples, modules_of
+from hpv.capturing.hooks import Hooks, LayerOutput, check_samples, modules_of, uncompiled
 from hpv.capturing.tensors import Place, Tallies
-from hpv.errors import InputError, near
+from hpv.errors import InputError, near, warn
 from hpv.fitting import check_labels
 from hpv.floats import FloatFormat
 from hpv.pvalues import check_tail
@@ -56,6 +56,7 @@ class Monitor:
     ``reduce``: as it was for the capture of the background.
     ``keep``: ``codes`` (a byte per value; p-values and subsets of nodes follow from them), or nothing.
     ``threads``: for large batches on the CPU; by default the processors that this process may use.
+    ``backend``: as for `hpv.fit`; activations on a GPU are worked on there.
 
     The first batch makes the tables of all layers, which are kept: some 1.3 KB per node for three tails, and 0.3 KB for
     every class. One forward pass at a time: a monitor is not to be shared by threads. ``InputError`` from within the
@@ -91,6 +92,8 @@ class Monitor:
         threads: int | None = None,
         backend: str = "auto",
     ) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise InputError(f"model: a {type(model).__name__}; give a torch.nn.Module.")
         self.options = scan_options(background, STATISTICS, tails, FORMS, alphas, alpha_max, against)
         if layers is not None:
             background = background.select(several(layers if isinstance(layers, str) else list(layers)))
@@ -116,8 +119,8 @@ class Monitor:
         if self._handles:
             raise InputError("the monitor is watching already; leave its with block first.")
         self._hooks.__enter__()
-        self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(self._model.register_forward_hook(self._end))
+        self._handles.append(self._model.register_forward_pre_hook(uncompiled(self._begin), with_kwargs=True))
+        self._handles.append(self._model.register_forward_hook(uncompiled(self._end)))
         return self
 
     def __exit__(
@@ -145,6 +148,8 @@ class Monitor:
                 own = _at(tallies, codes.device, place, batch.samples)
                 place.tally_codes(layer, codes, batch.forms[layer], group, own)
                 missing += count_missing(codes)
+        if missing:
+            warn(f"{quantity(missing, 'NaN value')} in this batch; NaN has the range [0, 1] and is never significant.")
         kept = batch.codes if self._keep else {}
         return BatchScores(self._places, kept, _on_host(list(tallies.values())), group, missing)
 
@@ -209,7 +214,8 @@ class Monitor:
                 hint = f" Close to it: {', '.join(close)}." if close else ""
                 raise InputError(
                     f"layer {given}: this forward pass of the model did not give it.{hint} Choose layers that every "
-                    "one gives, with layers=."
+                    "one gives, with layers=. A model that ran compiled before passes hooks by: compile it again "
+                    "(torch.compiler.reset()) inside of the with block, or give the model that was compiled."
                 )
         assert batch.samples is not None
         if self.options.against == "own":
@@ -305,6 +311,8 @@ class BatchScores:
     def nodes(self, i: int, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
         """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
         scored, background = self.get(tail, form, statistic), self._scanner.background
+        if not -self.samples <= i < self.samples:
+            raise IndexError(f"sample {i}: there are {self.samples}, from 0 on")
         i = range(self.samples)[i]
         label, alpha = scored.label[i : i + 1], float(scored.alpha[i])
         group = int(background.group_of(label.astype(np.int64))[0]) if label[0] >= 0 else 0

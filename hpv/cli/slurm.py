@@ -38,7 +38,7 @@ TEMPLATE = r"""#!/bin/bash
 #SBATCH --array=1-{shards}
 #SBATCH --cpus-per-task={cpus}
 #SBATCH --mem={mem}M
-{gpu}#SBATCH --time={time}
+#SBATCH --time={time}
 {partition}##SBATCH --account=NAME
 #SBATCH --chdir={chdir}
 #SBATCH --output={logs}/%x-%A_%a.log
@@ -55,7 +55,7 @@ task=${{SLURM_ARRAY_TASK_ID:-submit}}
 case $task in
 submit) # started with bash
     mkdir -p {folder}/{logs}
-    array=$(sbatch --parsable "$0")
+    array=$(sbatch --parsable {gpu}"$0")
     sbatch --array=0 --job-name=hpv-merge --dependency="afterok:${{array%%;*}}" --kill-on-invalid-dep=yes "$0"
     exit
     ;;
@@ -133,7 +133,7 @@ def _show(terminal: Terminal, command: str, job: Job, plan: Plan, memory: str | 
     script = TEMPLATE.format(
         title=f"hpv {command}", command=command, shards=job.shards, cpus=plan.threads, mem=mem, time=job.time,
         partition=f"#SBATCH --partition={job.partition}\n" if job.partition else "##SBATCH --partition=NAME\n",
-        gpu="#SBATCH --gres=gpu:1\n" if job.backend == "cuda" else "",
+        gpu="--gres=gpu:1 " if job.backend == "cuda" else "",
         chdir=_quoted(os.getcwd()), folder=shlex.quote(os.getcwd()), logs=LOGS, memory=memory or MEMORY,
         hpv=shlex.join(hpv), run=shlex.join(run), merge=shlex.join(merge),
     )  # fmt: skip
