@@ -190,7 +190,8 @@ def test_a_monitor_works_where_the_activations_are(monkeypatch: pytest.MonkeyPat
     model = torch.nn.Sequential(torch.nn.Identity())
     with hpv.Monitor(model, background, backend="cuda", **options) as monitor:
         model(torch.from_numpy(x[:5]))
-        found = monitor.scores(labels=labels[:5])
+        with pytest.warns(hpv.HpvWarning, match="1 NaN value in this batch"):
+            found = monitor.scores(labels=labels[:5])
     assert found.missing == 1
     given_labels = labels[:5] if options.get("against") == "own" else None
     for tail, form, statistic in found.kinds:
