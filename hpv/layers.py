@@ -208,6 +208,8 @@ class TensorLayer(Layer):
     def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
         super().__init__(name, origin, array, form)
         self.on_device = array.is_cuda
+        if self.on_device:  # Other threads read it too, and torch has streams for each thread.
+            sys.modules["torch"].cuda.current_stream(array.device).synchronize()
 
     @property
     def device(self) -> str | None:
