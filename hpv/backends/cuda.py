@@ -62,7 +62,8 @@ def check() -> None:
 
 def room() -> Room:
     """See `Backend`."""
-    free = gpu.free_memory()
+    with gpu.chosen(moving.FIRST):
+        free = gpu.free_memory()
     return Room(moving.PLACES, moving.LARGEST_PLACE, None if free is None else free - free // ROOM_SHARE)
 
 
@@ -99,7 +100,8 @@ class Accumulator:
     def __init__(self, counter: Coder, classes: int) -> None:
         self.counter, self.classes = counter, classes
         self.parts: dict[int, _Accumulation] = {}
-        self.streams: dict[int, tuple[int, Any]] = {}
+        self.streams: dict[tuple[int, int], Any] = {}
+        """By GPU, and by the number that the driver knows a stream by."""
         self.seen = np.zeros(classes, np.int64)
 
     def on(self, number: int) -> _Accumulation:
@@ -126,7 +128,7 @@ def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarra
     accumulator.seen += np.bincount(group, minlength=accumulator.classes)
     for piece in pieces(bits, first, counter.nodes):
         state, (edges,) = accumulator.on(piece.number), counter.tables.on(piece.number)
-        accumulator.streams[id(piece.stream)] = piece.number, piece.stream
+        accumulator.streams[piece.number, gpu.handle(piece.stream)] = piece.stream
         for c, rows in rows_by_group(group[piece.rows], piece.stream):
             into = state.histograms[c], state.lowest, state.highest
             counting.count(piece.values, piece.first, rows, edges, counter.form.infinity, *into, piece.stream)
@@ -135,7 +137,7 @@ def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarra
 @gpu.plainly
 def finish_counts(accumulator: Accumulator) -> Counted:
     """See `Backend`."""
-    for number, stream in accumulator.streams.values():
+    for (number, _), stream in accumulator.streams.items():
         with gpu.chosen(number):
             stream.synchronize()
     counter = accumulator.counter
@@ -250,6 +252,7 @@ def _map(launch: Launch, bits: Any, first: int, out: Sequence[Any]) -> None:
     for piece in pieces(bits, first, nodes):
         if not isinstance(out[0], np.ndarray):
             launch(piece, [gpu.adopted(one) for one in out])
+            _leave(piece.stream, out)
             continue
         for part in piece.part(max(1, moving.LARGEST_PLACE // (nodes * sum(one.itemsize for one in out)))):
             shape = (part.rows.stop - part.rows.start, nodes)
@@ -264,6 +267,12 @@ def _map(launch: Launch, bits: Any, first: int, out: Sequence[Any]) -> None:
             pending = following
     if pending is not None:
         pending[1]()
+
+
+def _leave(stream: Any, out: Sequence[Any]) -> None:
+    """Results that torch reads on the stream that they are made on need not be there yet; others do not wait."""
+    if not (gpu.is_external(stream) and all(hasattr(one, "is_cuda") for one in out)):
+        stream.synchronize()
 
 
 # --- tallies ---

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -42,18 +42,39 @@ def visible() -> list[str]:
 
 def free_memory() -> int | None:
     """Bytes that are free on the current device; None where that is not known."""
-    free = cuda.current_context().get_memory_info().free
+    try:
+        free = cuda.current_context().get_memory_info().free
+    except NotImplementedError:  # another library's allocator, of which Numba was told
+        return None
     return int(free) if math.isfinite(free) else None
 
 
-def chosen(number: int) -> AbstractContextManager[Any]:
+@contextmanager
+def chosen(number: int) -> Iterator[None]:
     """Makes a device the current one of this thread for a while."""
-    return nullcontext() if SIMULATED else cuda.gpus[number]
+    if SIMULATED:
+        yield
+        return
+    cuda.current_context()  # One stays with the thread: memory may be given back at any time, and not without.
+    with cuda.gpus[number]:
+        yield
 
 
 def number_of(array: Any) -> int:
-    """Of the device that an array is on."""
-    return 0 if SIMULATED else int(array.gpu_data.context.device.id)
+    """Of the device that an array is on. Numba takes all that it adopts for the current device's."""
+    return 0 if SIMULATED else number_at(array.device_ctypes_pointer.value)
+
+
+def number_at(address: int | None) -> int:
+    """Of the device that memory is on."""
+    current = cuda.current_context().device.id
+    if not address:  # an array without items
+        return int(current)
+    from cuda.bindings import driver
+
+    asked = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    status, found = driver.cuPointerGetAttribute(asked, address)
+    return int(found if status == driver.CUresult.CUDA_SUCCESS else current)
 
 
 def trouble(error: BaseException) -> str | None:
@@ -117,10 +138,21 @@ def adopted(array: Any) -> Any:
 def adopted_source(source: Any) -> Any:
     """The same of what a user gives; waits for the work on it that it tells of."""
     if hasattr(source, "copy_to_host"):
-        return source
-    if hasattr(source, "__cuda_array_interface__"):
-        return cuda.as_cuda_array(source)
-    return _by_dlpack(source)
+        return _awaited(source)
+    interface = getattr(source, "__cuda_array_interface__", None)
+    if interface is None:
+        return _by_dlpack(source)
+    # Numbers of streams such as that of the default one mean those of the current device.
+    with chosen(0 if SIMULATED else number_at(interface["data"][0])):
+        return _awaited(cuda.as_cuda_array(source))
+
+
+def _awaited(array: Any) -> Any:
+    """The same array, once the work on the stream that it came with is done; copies of it are waited for."""
+    if SIMULATED or not array.stream:
+        return array
+    array.stream.synchronize()
+    return array.bind()
 
 
 def external(stream: int) -> Any:
@@ -128,11 +160,23 @@ def external(stream: int) -> Any:
     return cuda.external_stream(stream)
 
 
+def is_external(stream: Any) -> bool:
+    """Whether a stream is another library's."""
+    return bool(getattr(stream, "external", False))
+
+
+def handle(stream: Any) -> int:
+    """The number that the driver knows a stream by; there may be many views of one."""
+    return id(stream) if SIMULATED else int(stream.handle)
+
+
 def _by_dlpack(source: Any) -> Any:
     from cuda.core.utils import StridedMemoryView
 
     # The other library finishes its work before the stream that others wait for by default goes on.
     view = StridedMemoryView.from_dlpack(source, stream_ptr=_LEGACY_STREAM)
+    if not view.is_device_accessible:
+        raise BufferError("it is not on a GPU")
     strides = view._layout.strides_in_bytes  # view.strides counts items
     interface = {
         "shape": tuple(view.shape),
@@ -142,4 +186,5 @@ def _by_dlpack(source: Any) -> Any:
         "version": 3,
         "stream": None,
     }
-    return cuda.from_cuda_array_interface(interface, owner=view, sync=False)
+    with chosen(view.device_id):
+        return cuda.from_cuda_array_interface(interface, owner=view, sync=False)

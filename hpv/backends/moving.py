@@ -68,7 +68,7 @@ def adopt(source: Any, origin: str) -> Any:
     """Numba's view of another library's array on a GPU; waits for the work on it that its interface tells of."""
     try:
         return gpu.adopted_source(source)
-    except (TypeError, ValueError, BufferError) as error:
+    except (TypeError, ValueError, BufferError, NotImplementedError) as error:
         raise InputError(f"{origin}: a {type(source).__name__} cannot be read where it is: {error}") from error
 
 
@@ -114,6 +114,7 @@ class Place:
 
     def send(self, purpose: str, values: np.ndarray) -> Any:
         """A copy on the GPU of what is in pinned memory."""
+        self.sent = None if purpose == "values" else self.sent
         target = self.on_device(purpose, values.shape, values.dtype)
         target.copy_to_device(values, stream=self.stream)
         return target
@@ -134,7 +135,9 @@ class _Places(threading.local):
 
     def next(self, number: int = FIRST) -> Place:
         """The one that was not used last, once nothing is on its way to or from it; on the GPU that is chosen."""
-        places = self.all.setdefault(number, deque(Place() for _ in range(PLACES)))
+        if number not in self.all:
+            self.all[number] = deque(Place() for _ in range(PLACES))
+        places = self.all[number]
         places.rotate()
         places[0].stream.synchronize()
         return places[0]
