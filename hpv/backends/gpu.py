@@ -28,7 +28,8 @@ Result = TypeVar("Result")
 def why_not() -> str:
     """Why there is no device that can be used."""
     error = cuda.cuda_error()
-    return "there is none" if error is None else " ".join(str(error).split())
+    # The driver found one: then it is the compiler that is not there.
+    return "libNVVM of the CUDA toolkit is not there" if error is None else " ".join(str(error).split())
 
 
 def visible() -> list[str]:
