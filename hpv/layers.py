@@ -252,9 +252,9 @@ class DeviceLayer(Layer):
     @property
     def device(self) -> str | None:
         """Of the array."""
-        from hpv.backends.gpu import number_of
+        from hpv.backends.moving import device_of
 
-        return f"cuda:{number_of(self._array)}"
+        return device_of(self._array)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def _encode_tile(background: Background, name: str, layer: Layer, tile: slice, c
             shape = rows.stop - rows.start, width
             part = _space(block, layer, buffers, "codes", shape, codes.dtype)
             backend.encode(coder, block.bits, block.first, part)
-            codes[rows, tile] = part
+            _put(part, codes, rows, tile)
 
     _walk(layer, tile, buffers, work)
 
@@ -112,7 +112,8 @@ def _fill_ranges(
             shape = (piece.stop - piece.start, width)
             parts = tuple(_space(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
             backend.ranges(coder, ranges, block.bits[piece], block.first, group[at], codes, parts)
-            pair[0][at, tile], pair[1][at, tile] = parts
+            for part, whole in zip(parts, pair, strict=True):
+                _put(part, whole, at, tile)
 
     _walk(layer, tile, buffers, work)
 
@@ -120,6 +121,16 @@ def _fill_ranges(
 def _space(block: Block, layer: Layer, buffers: Buffers, purpose: str, shape: tuple[int, int], dtype: np.dtype) -> Any:
     """An array for the results of a block, beside it."""
     return buffers.get(purpose, shape, dtype) if isinstance(block.bits, np.ndarray) else layer.empty(shape, dtype)
+
+
+def _put(part: Any, whole: Any, rows: slice, nodes: slice) -> None:
+    """Results of some nodes into those of all."""
+    if isinstance(whole, np.ndarray):
+        whole[rows, nodes] = part
+        return
+    from hpv.backends.moving import put
+
+    put(part, whole, rows, nodes)
 
 
 def _tiles(layer: Layer) -> list[slice]:
@@ -258,19 +269,25 @@ def _result(given: Any, layer: Layer, backend: Backend, dtype: np.dtype, what: s
     if given is None:
         return layer.empty(shape, dtype) if on_device else np.empty(shape, dtype)
     if on_device:
-        return _result_on_device(given, shape, dtype, what)
+        return _result_on_device(given, layer, dtype, what)
     fits = isinstance(given, np.ndarray) and given.shape == tuple(shape) and given.dtype == dtype
     if not fits or not given.flags.c_contiguous or not given.flags.writeable:
         raise InputError(f"{what}: give a C-contiguous, writable {np.dtype(dtype)} array of shape {tuple(shape)}.")
     return given
 
 
-def _result_on_device(given: Any, shape: tuple[int, int], dtype: np.dtype, what: str) -> Any:
-    """The caller's array on a GPU."""
+def _result_on_device(given: Any, layer: Layer, dtype: np.dtype, what: str) -> Any:
+    """The caller's array on the GPU where the values are."""
+    from hpv.backends.moving import device_of
+
+    shape = layer.shape
     interface = getattr(given, "__cuda_array_interface__", {})
     fits = interface.get("shape") == tuple(shape) and interface.get("typestr") == dtype.str
     if not fits or interface.get("strides") is not None or interface["data"][1]:
         raise InputError(f"{what}: give a C-contiguous, writable {dtype} array of shape {tuple(shape)} on the GPU.")
+    if device_of(given) != layer.device:
+        raise InputError(f"{what}: it is on {device_of(given)}, the activations are on {layer.device}; bring them to "
+                         "one device.")  # fmt: skip
     return given
 
 

@@ -22,6 +22,7 @@ from hpv.backends.moving import (
     on_stream,
     pieces,
     rows_by_group,
+    send_along,
     upload,
 )
 from hpv.buffers import Buffers
@@ -129,7 +130,7 @@ def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarra
     for piece in pieces(bits, first, counter.nodes):
         state, (edges,) = accumulator.on(piece.number), counter.tables.on(piece.number)
         accumulator.streams[piece.number, gpu.handle(piece.stream)] = piece.stream
-        for c, rows in rows_by_group(group[piece.rows], piece.stream):
+        for c, rows in rows_by_group(group[piece.rows], piece):
             into = state.histograms[c], state.lowest, state.highest
             counting.count(piece.values, piece.first, rows, edges, counter.form.infinity, *into, piece.stream)
 
@@ -193,9 +194,9 @@ class Ranges:
         low, high = self.tables.on(piece.number)
         present = len(np.unique(group))
         if present > 1 and len(group) < FEWEST_OF_A_GROUP * present:
-            yield None, cuda.to_device(group.astype(np.int32), stream=piece.stream), (low, high)
+            yield None, send_along("groups", group, piece), (low, high)
             return
-        for g, rows in rows_by_group(group, piece.stream):
+        for g, rows in rows_by_group(group, piece):
             yield rows, None, (low[g : g + 1], high[g : g + 1])
 
 
@@ -312,7 +313,7 @@ def tally_values(
             counts = _zeros(piece, "tallies", (tallier.tails, samples, tallier.entries), np.int32)
             missing = _zeros(piece, "missing", (1,), np.int64)
             left, kept = _left(piece, codes, nodes)
-            for g, rows in rows_by_group(group[piece.rows], piece.stream):
+            for g, rows in rows_by_group(group[piece.rows], piece):
                 what = rows, edges, form.infinity, levels[g], counts, left, missing
                 tallying.tally(piece.values, piece.first, *what, piece.stream)
             fetched, found = [missing], [np.zeros(1, np.int64)]

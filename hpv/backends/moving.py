@@ -83,6 +83,23 @@ def empty(shape: tuple[int, int], dtype: np.dtype, beside: Any) -> Any:
         return cuda.device_array(shape, dtype)
 
 
+def device_of(array: Any) -> str:
+    """Where an array is, as torch says it."""
+    return f"cuda:{gpu.number_of(gpu.adopted(array))}"
+
+
+def put(part: Any, whole: Any, rows: slice, nodes: slice) -> None:
+    """Copy results of some nodes to those of all, on one GPU."""
+    if hasattr(part, "is_cuda"):
+        if hasattr(whole, "is_cuda"):
+            whole[rows, nodes] = part
+            return
+        sys.modules["torch"].cuda.current_stream(part.device).synchronize()
+    source = gpu.adopted(part)
+    with gpu.chosen(gpu.number_of(source)):
+        gpu.adopted(whole)[rows, nodes] = source
+
+
 class Place:
     """Pinned memory of this machine and as much on the GPU; what is done there is ordered by a stream of its own."""
 
@@ -245,14 +262,27 @@ def upload(array: np.ndarray) -> Any:
     return there
 
 
-def rows_by_group(group: np.ndarray, stream: Any) -> Iterator[tuple[int, Any]]:
-    """Every group that is there, and its rows on the GPU; None stands for all of them."""
-    present = np.unique(group)
+def rows_by_group(group: np.ndarray, piece: Piece) -> Iterator[tuple[int, Any]]:
+    """Every group that is there, and its rows of a piece on the GPU; None stands for all of them."""
+    present, counts = np.unique(group, return_counts=True)
     if len(present) == 1:
         yield int(present[0]), None
         return
-    for c in present:
-        yield int(c), cuda.to_device(np.flatnonzero(group == c).astype(np.int32), stream=stream)
+    rows, end = send_along("rows", np.argsort(group, kind="stable"), piece), np.cumsum(counts)
+    for c, start, stop in zip(present, end - counts, end, strict=True):
+        yield int(c), rows[int(start) : int(stop)]
+
+
+def send_along(purpose: str, numbers: np.ndarray, piece: Piece) -> Any:
+    """A few numbers for every sample of a piece, int32, on the GPU with it."""
+    numbers = numbers.astype(np.int32)
+    if (
+        piece.stream is not piece.place.stream
+    ):  # nobody waits for another library's stream before the place is used again
+        return cuda.to_device(numbers, stream=piece.stream)
+    here = piece.place.here(purpose, numbers.shape, numbers.dtype)
+    np.copyto(here, numbers)
+    return piece.place.send(purpose, here)
 
 
 def fetch(piece: Piece, made: Sequence[Any], targets: Sequence[np.ndarray]) -> Callable[[], None]:
