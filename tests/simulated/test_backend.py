@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import hpv
+from hpv import querying
 from hpv.backends import Room, cuda, gpu, moving
 from hpv.blocks import Block
 from hpv.capturing import tensors
@@ -151,7 +152,10 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return activations
 
 
-def test_answers_stay_where_the_values_are(on_device: Any) -> None:
+@pytest.mark.parametrize("tile", [65_536, 3])
+def test_answers_stay_where_the_values_are(on_device: Any, monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
+    """Also those of a wide layer, which is done some nodes at a time."""
+    monkeypatch.setattr(querying, "TILE_NODES", tile)
     x = np.random.default_rng(0).normal(size=(15, 4)).astype(np.float32)
     there = on_device(activations=x)
     background = hpv.fit(there, bins=4)
