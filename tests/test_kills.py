@@ -33,7 +33,7 @@ def test_a_command_that_is_killed_ends_with_the_same_bits(command: str, reports:
     report = reports[command]
     assert report["kills"] == KILLS[command]
     assert report["rounds"] > 0
-    # A merge is one step. The others went on from what was noted before they were killed.
+    # A merge of two is one step. The others went on from what was noted before they were killed.
     assert any(report["marks"]) == (command != "merge")
     assert report["early"] + report["late"] < KILLS[command]
 
