@@ -241,8 +241,9 @@ def _usable(budget: int, state: int, what: str, aside: int = 0) -> int:
 
 
 def _staged(layers: Iterable[Layer], workers: int, room: Room) -> int:
-    """Bytes of copies of blocks that lie in memory."""
-    return workers * room.places * room.staged if any(layer.in_memory for layer in layers) else 0
+    """Bytes of copies of blocks that lie in memory, and of results on their way back."""
+    copies = 1 + any(layer.in_memory for layer in layers)
+    return workers * room.places * room.staged * copies
 
 
 def _within(usable: int, room: Room) -> int:

@@ -34,7 +34,7 @@ from hpv.resources import MIB
 
 name = "cuda"
 codes_again = True
-LARGEST_TALLIES = 64 * MIB
+LARGEST_TALLIES = 8 * MIB
 """Bytes of tallies, and of codes beside them, that are fetched at once."""
 FEWEST_OF_A_GROUP = 256
 """Samples that are worth a pass of their own."""
