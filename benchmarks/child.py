@@ -20,8 +20,8 @@ from benchmarks.measuring import halves, together
 
 IMPORTS = (
     "dask.threaded", "zarr", "numba", "hpv.fitting", "hpv.opening", "hpv.scoring", "hpv.scores", "hpv.sources",
-    "hpv.store", "hpv.backends.cpu", "hpv.kernels.coding", "hpv.kernels.placing", "hpv.kernels.ranging",
-    "hpv.kernels.sorting", "hpv.kernels.tallying",
+    "hpv.store", "hpv.backends.cpu", "hpv.kernels.cpu.coding", "hpv.kernels.cpu.placing", "hpv.kernels.cpu.ranging",
+    "hpv.kernels.cpu.sorting", "hpv.kernels.cpu.tallying",
 )  # fmt: skip
 Steps = Iterator[dict[str, Any]]
 

@@ -17,7 +17,7 @@ from rich.console import Console
 import hpv
 from benchmarks.measuring import Options, Table, best, copy, half_relu, met, show
 from hpv.floats import FLOAT32
-from hpv.kernels import coding, ranging, tallying
+from hpv.kernels.cpu import coding, ranging, tallying
 from hpv.pvalues import outward, range_tables
 from hpv.scanning import GRID, grid, level_table
 

@@ -174,7 +174,7 @@ class Background:
 
     def closed(self, layer: str, nodes: slice = slice(None)) -> ClosedLayer:
         """Edges and survivors of some nodes with the outer edges added."""
-        from hpv.kernels.placing import close_edges
+        from hpv.kernels.cpu.placing import close_edges
 
         state = self.layers[layer].part(nodes)
         chosen = self.groups

@@ -135,7 +135,7 @@ def pilot_runs(samples: int, pilot: int | Literal["auto"] | None) -> list[slice]
 
 def propose(packed: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
     """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), which it sorts in place."""
-    from hpv.kernels import placing
+    from hpv.kernels.cpu import placing
 
     fraction = rule.modal_fraction if covers_all else rule.modal_fraction / 2
     room = int(1 / fraction) + 1
@@ -183,7 +183,7 @@ def _uniform(
     ordered: np.ndarray, counted: np.ndarray, modal: tuple[np.ndarray, ...], form: FloatFormat, bins: int
 ) -> np.ndarray:
     """Edges of equal width between the lowest and highest finite value outside modal ones; arithmetic in float64."""
-    from hpv.kernels import placing
+    from hpv.kernels.cpu import placing
 
     n = len(counted)
     landmarks = np.zeros((n, 6), form.key)

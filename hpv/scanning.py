@@ -284,7 +284,7 @@ def score_tallies(
     tally: np.ndarray, thresholds: np.ndarray, statistic: str, form: str, out: Scored | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score, alpha and size (s,) of tallies (s, thresholds + 2); float64, the same for every backend."""
-    from hpv.kernels.scoring import score_tallies as fill
+    from hpv.kernels.cpu.statistics import score_tallies as fill
 
     out = Scored.empty(len(tally)) if out is None else out
     kind, shape = STATISTICS.index(statistic), FORMS.index(form)

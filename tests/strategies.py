@@ -19,7 +19,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, FloatFormat
-from hpv.kernels import ranging, tallying
+from hpv.kernels.cpu import ranging, tallying
 
 STRAIGHT, BY_CODES = 1, 10**9
 """Fewest samples whose answers come straight from their values."""

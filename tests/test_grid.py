@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import hpv
 from hpv.floats import FLOAT32, to_keys
-from hpv.kernels import coding, parallel
-from hpv.kernels.grid import NO_PLACE, lay_out
+from hpv.kernels.cpu import coding, parallel
+from hpv.kernels.cpu.grid import NO_PLACE, lay_out
 
 UNUSED = FLOAT32.unused
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpv.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
-from hpv.kernels import coding, parallel, ranging, searching, tallying
+from hpv.kernels.cpu import coding, parallel, ranging, searching, tallying
 from hpv.kernels.rules import MISSING_CODE
 from strategies import edge_keys, nasty
 
@@ -368,7 +368,7 @@ print("done")
 def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
     count = "hits = [f.stats for f in (coding.encode_few, tiles.encode_many, tiles.count_many)]\n"
-    code += "from hpv.kernels import tiles\n" + count
+    code += "from hpv.kernels.cpu import tiles\n" + count
     run(code + "assert all(not s.cache_hits for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
     run(code + "assert all(not s.cache_misses for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
 

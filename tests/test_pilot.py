@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import hpv
 import naive
 from hpv.floats import FLOAT32, FLOAT64, from_keys, to_keys
-from hpv.kernels import sorting
-from hpv.kernels.coding import padded_rows
-from hpv.kernels.lanes import ROWS
+from hpv.kernels.cpu import sorting
+from hpv.kernels.cpu.coding import padded_rows
+from hpv.kernels.cpu.lanes import ROWS
 from hpv.pilot import Rule, pilot_runs, pilot_size, propose
 from strategies import as_floats, matrices, ordinals, steps
 

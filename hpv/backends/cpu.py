@@ -10,7 +10,7 @@ import numpy as np
 from hpv.backends import OWN_MEMORY, Counted, Room, coded_samples
 from hpv.buffers import Buffers
 from hpv.floats import FloatFormat
-from hpv.kernels import coding, ranging, tallying
+from hpv.kernels.cpu import coding, ranging, tallying
 
 name = "cpu"
 codes_again = False

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, aligned
-from hpv.kernels.searching import (
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.lanes import LANE_BYTES, aligned
+from hpv.kernels.cpu.searching import (
     CODE_NODES,
     GROUP,
     count_from,
@@ -32,7 +32,7 @@ from hpv.kernels.searching import (
     stride,
     transpose_codes,
 )
-from hpv.kernels.writing import fence, stream
+from hpv.kernels.cpu.writing import fence, stream
 
 # Nodes of a tile, and bytes of a sample in it, at most.
 TILE_NODES = 2048

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 import numba
 import numpy as np
 
-from hpv.kernels import coding, ranging
-from hpv.kernels.compiling import parallel_kernel
-from hpv.kernels.grid import encode_grid
-from hpv.kernels.searching import GROUP
-from hpv.kernels.tiles import Space, encode_many, make_space
+from hpv.kernels.cpu import coding, ranging
+from hpv.kernels.cpu.compiling import parallel_kernel
+from hpv.kernels.cpu.grid import encode_grid
+from hpv.kernels.cpu.searching import GROUP
+from hpv.kernels.cpu.tiles import Space, encode_many, make_space
 
 _lock = threading.Lock()
 _processes: set[int] = set()

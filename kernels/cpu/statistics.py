@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from hpv.kernels.compiling import kernel
+from hpv.kernels.cpu.compiling import kernel
 
 BERK_JONES, HIGHER_CRITICISM, KOLMOGOROV_SMIRNOV = 0, 1, 2
 SUBSET, WHOLE = 0, 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpv.kernels.compiling import kernel
-from hpv.kernels.sorting import sort_lanes
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.sorting import sort_lanes
 
 # Measures this close to a target are equally near to it; the larger value wins.
 NEAR = 1e-12

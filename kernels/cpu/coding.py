@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpv.kernels.compiling import kernel
-from hpv.kernels.grid import Grid, collect, count_grid, encode_grid, lay_out
-from hpv.kernels.lanes import (
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.grid import Grid, collect, count_grid, encode_grid, lay_out
+from hpv.kernels.cpu.lanes import (
     LANE_BYTES,
     ROWS,
     add_reached,
@@ -30,8 +30,8 @@ from hpv.kernels.lanes import (
     store_codes,
     store_lanes,
 )
-from hpv.kernels.searching import GROUP, tree_vectors
-from hpv.kernels.tiles import STREAMED_CODES, count_many, counts_reached, encode_many, space_of_thread
+from hpv.kernels.cpu.searching import GROUP, tree_vectors
+from hpv.kernels.cpu.tiles import STREAMED_CODES, count_many, counts_reached, encode_many, space_of_thread
 
 # Comparisons of a vector that are still faster than a bisection, by bytes of a key; for float32 on a grid (grid.py).
 FEW = {2: 56, 4: 20, 8: 20}

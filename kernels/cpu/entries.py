@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.lanes import ROWS, Lanes, _address, _first_lanes, _lanes_of, _masked, _splat, _stack_of
+from hpv.kernels.cpu.lanes import ROWS, Lanes, _address, _first_lanes, _lanes_of, _masked, _splat, _stack_of
 from hpv.kernels.rules import MISSING_CODE
 
 INT64 = ir.IntType(64)

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpv.kernels import coding
-from hpv.kernels.choosing import (
+from hpv.kernels.cpu import coding
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.entries import (
     append_below,
     count_missing,
     join_codes,
@@ -30,10 +31,8 @@ from hpv.kernels.choosing import (
     repeat,
     take_from,
 )
-from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, ROWS, aligned
-from hpv.kernels.rules import MISSING_CODE
-from hpv.kernels.searching import (
+from hpv.kernels.cpu.lanes import LANE_BYTES, ROWS, aligned
+from hpv.kernels.cpu.searching import (
     GROUP,
     keep_below,
     load_code_group,
@@ -41,7 +40,8 @@ from hpv.kernels.searching import (
     looks_up_bytes_in_registers,
     missing_among,
 )
-from hpv.kernels.tiles import copy_line, pack_tile, present_rows, search_tile, space_of_thread, transpose_tile
+from hpv.kernels.cpu.tiles import copy_line, pack_tile, present_rows, search_tile, space_of_thread, transpose_tile
+from hpv.kernels.rules import MISSING_CODE
 
 # Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
 TILE_NODES = 128

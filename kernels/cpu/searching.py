@@ -13,7 +13,7 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from hpv.kernels.lanes import LANE_BYTES, Lanes, _address, _call, _keys, _lanes_of, _prefetch, _splat
+from hpv.kernels.cpu.lanes import LANE_BYTES, Lanes, _address, _call, _keys, _lanes_of, _prefetch, _splat
 from hpv.kernels.rules import MISSING_CODE
 
 # Processors shuffle within blocks of this size, and such blocks, in one step.

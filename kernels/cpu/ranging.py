@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpv.kernels import coding
-from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, aligned
-from hpv.kernels.searching import GROUP, looks_up_in_registers
-from hpv.kernels.tiles import range_many, space_of_thread
+from hpv.kernels.cpu import coding
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.lanes import LANE_BYTES, aligned
+from hpv.kernels.cpu.searching import GROUP, looks_up_in_registers
+from hpv.kernels.cpu.tiles import range_many, space_of_thread
 
 # Samples of one class that are worth a group of their own.
 FEWEST_ROWS = 16

@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import (
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.lanes import (
     ROWS,
     Lanes,
     _address,

@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, ROWS, _address, _lanes_of, fetch_keys, load_keys
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.lanes import LANE_BYTES, ROWS, _address, _lanes_of, fetch_keys, load_keys
 
 LEAST = 16
 """Vectors that are sorted in registers at once."""

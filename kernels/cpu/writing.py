@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.compiling import kernel
-from hpv.kernels.lanes import LANE_BYTES, _address, _lanes_of
+from hpv.kernels.cpu.compiling import kernel
+from hpv.kernels.cpu.lanes import LANE_BYTES, _address, _lanes_of
 
 
 @intrinsic
