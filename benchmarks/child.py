@@ -19,8 +19,8 @@ import numpy as np
 from benchmarks.measuring import halves, together
 
 IMPORTS = (
-    "dask.threaded", "zarr", "numba", "hpv.fitting", "hpv.opening", "hpv.scoring", "hpv.scores", "hpv.sources",
-    "hpv.store", "hpv.backends.cpu", "hpv.kernels.cpu.coding", "hpv.kernels.cpu.placing", "hpv.kernels.cpu.ranging",
+    "dask.threaded", "zarr", "numba", "hpv.api.calls", "hpv.backends.cpu",
+    "hpv.kernels.cpu.coding", "hpv.kernels.cpu.placing", "hpv.kernels.cpu.ranging",
     "hpv.kernels.cpu.sorting", "hpv.kernels.cpu.tallying",
 )  # fmt: skip
 Steps = Iterator[dict[str, Any]]
@@ -49,8 +49,8 @@ def load() -> dict[str, Any]:
 
 def fit(store: str, out: str, memory: str, threads: int) -> Steps:
     """What ``hpv fit`` does."""
-    from hpv.fitting import prepare_fit
-    from hpv.opening import fit_to_store
+    from hpv.fitting.job import prepare_fit
+    from hpv.fitting.running import fit_to_store
 
     yield {}
     yield load()
@@ -64,7 +64,7 @@ def fit(store: str, out: str, memory: str, threads: int) -> Steps:
 def score(store: str, background: str, out: str, memory: str, threads: int) -> Steps:
     """What ``hpv score`` does."""
     import hpv
-    from hpv.scoring import prepare_score
+    from hpv.scoring.job import prepare_score
 
     yield {}
     yield load()
@@ -93,8 +93,9 @@ def fit_in_memory(store: str, memory: str, threads: int, times: int = 1) -> Step
 def score_in_memory(store: str, background: str, memory: str, threads: int, times: int = 1) -> Steps:
     """The scores and codes of the same values as one array, made so many times; nothing is written."""
     import hpv
-    from hpv.scoring import prepare_score, run_score
-    from hpv.streaming import Quiet
+    from hpv.scoring.job import prepare_score
+    from hpv.scoring.tallying import score_by_threads
+    from hpv.walking.progress import Quiet
 
     yield {}
     values = whole(store, threads)
@@ -105,7 +106,7 @@ def score_in_memory(store: str, background: str, memory: str, threads: int, time
     ready = prepare_score(hpv.open(background), source, memory=memory, threads=threads)  # type: ignore[arg-type]
     for _ in range(times):
         parts.clear()
-        run_score(ready, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
+        score_by_threads(ready, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
     took = watch.read()
     yield {**took, "found": float(sum(part[ready.options.kinds[0]].score.sum() for part in parts))}
 
@@ -148,7 +149,7 @@ def chunk_files(store: str, memory: str, threads: int, pilot: bool) -> tuple[lis
     """The files that a fit reads, in its order: those of the pilot, then all; and how many the pilot's are."""
     import zarr
 
-    from hpv.fitting import prepare_fit
+    from hpv.fitting.job import prepare_fit
 
     array = zarr.open_group(store, mode="r")[f"layers/{layer_name(store)}"]
     rows = array.chunks[0]

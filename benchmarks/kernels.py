@@ -16,10 +16,10 @@ from rich.console import Console
 
 import hpv
 from benchmarks.measuring import Options, Table, best, copy, half_relu, met, show
-from hpv.floats import FLOAT32
+from hpv.base.floats import FLOAT32
+from hpv.histograms.ranges import outward, range_tables
 from hpv.kernels.cpu import coding, ranging, tallying
-from hpv.pvalues import outward, range_tables
-from hpv.scanning import GRID, grid, level_table
+from hpv.scanning.scanner import GRID, grid, level_table
 
 BINS = (10, 32, 254)
 """Ordinary bins of the backgrounds whose edges are used."""

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measuring import MIB, Options, Table, met
 from benchmarks.streaming import MOST_TIME, NODES, settle, write_store
 from benchmarks.watching import ROOT, Child, empty_page_cache, environment, private_memory
-from hpv.planning import bytes_of
+from hpv.base.machine import bytes_of
 
 READING = 256 * MIB
 """Bytes that a command reads before its memory is looked at: more than its imports."""

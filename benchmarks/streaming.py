@@ -60,8 +60,10 @@ def measure(options: Options) -> list[Table]:
 
 def write_store(path: Path, size: int) -> int:
     """An activation store of about ``size`` bytes, half Gaussian and half ReLU; how many samples it holds."""
-    from hpv.floats import FORMATS
-    from hpv.store import ACTIVATIONS, ActivationWriter, Output
+    from hpv.activations.writing import ActivationWriter
+    from hpv.base.floats import FORMATS
+    from hpv.store.headers import ACTIVATIONS
+    from hpv.store.output import Output
 
     samples = max(size // (NODES * 4), 64)
     base = half_relu(min(samples, 2048), NODES)
@@ -148,6 +150,6 @@ def _without(job: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _bytes(memory: str) -> int:
-    from hpv.resources import bytes_of
+    from hpv.base.machine import bytes_of
 
     return bytes_of(memory)

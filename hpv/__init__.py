@@ -10,69 +10,38 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpv.base.version import VERSION as __version__  # noqa: N811
+
 if TYPE_CHECKING:
-    from hpv.background import Background, merge
+    from hpv.api.background import Background
+    from hpv.api.calls import edges, fit, merge, open, plan, score
+    from hpv.api.scores import Scores
+    from hpv.base.errors import DataError, HpvError, HpvWarning, InputError, OutputExistsError, StoppedError, StoreError
     from hpv.capturing import Monitor, capture
-    from hpv.errors import (
-        DataError,
-        HpvError,
-        HpvWarning,
-        InputError,
-        OutputExistsError,
-        StoppedError,
-        StoreError,
-    )
-    from hpv.fitting import fit
-    from hpv.opening import open
-    from hpv.pilot import Edges
-    from hpv.planning import plan
-    from hpv.proposing import edges
-    from hpv.scores import Scores
-    from hpv.scoring import score
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "Background",
-    "DataError",
-    "Edges",
-    "HpvError",
-    "HpvWarning",
-    "InputError",
-    "Monitor",
-    "OutputExistsError",
-    "Scores",
-    "StoppedError",
-    "StoreError",
-    "capture",
-    "edges",
-    "fit",
-    "merge",
-    "open",
-    "plan",
-    "score",
-]
+    from hpv.histograms.edges import Edges
 
 _MODULES = {
-    "Background": "hpv.background",
-    "DataError": "hpv.errors",
-    "Edges": "hpv.pilot",
-    "HpvError": "hpv.errors",
-    "HpvWarning": "hpv.errors",
-    "InputError": "hpv.errors",
+    "Background": "hpv.api.background",
+    "DataError": "hpv.base.errors",
+    "Edges": "hpv.histograms.edges",
+    "HpvError": "hpv.base.errors",
+    "HpvWarning": "hpv.base.errors",
+    "InputError": "hpv.base.errors",
     "Monitor": "hpv.capturing",
-    "OutputExistsError": "hpv.errors",
-    "Scores": "hpv.scores",
-    "StoppedError": "hpv.errors",
-    "StoreError": "hpv.errors",
+    "OutputExistsError": "hpv.base.errors",
+    "Scores": "hpv.api.scores",
+    "StoppedError": "hpv.base.errors",
+    "StoreError": "hpv.base.errors",
     "capture": "hpv.capturing",
-    "edges": "hpv.proposing",
-    "fit": "hpv.fitting",
-    "merge": "hpv.background",
-    "open": "hpv.opening",
-    "plan": "hpv.planning",
-    "score": "hpv.scoring",
+    "edges": "hpv.api.calls",
+    "fit": "hpv.api.calls",
+    "merge": "hpv.api.calls",
+    "open": "hpv.api.calls",
+    "plan": "hpv.api.calls",
+    "score": "hpv.api.calls",
 }
+
+__all__ = [*_MODULES]
 
 
 def _find_kernels_of_checkout(package: Path) -> None:

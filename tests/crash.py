@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpv.walking import keeping
+
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = """
 import torch
@@ -271,13 +273,14 @@ def rehearse(folder: Path) -> None:
     import torch
     from zarr.core.sync import cleanup_resources
 
-    from hpv import scores, scoring, streaming, tiling
-    from hpv.store import activations
+    from hpv.activations import stored as activations
+    from hpv.scoring import plan, stored, tallying
+    from hpv.walking import tiling
 
     tiling.SEGMENT = tiling.KEPT_CHUNK = tiling.LARGEST_BLOCK = 1
-    scores.SCORE_CHUNK = scoring.SCORE_CHUNK = 100
-    activations._ROWS, activations._MOST_NODES, activations._CHUNK_BYTES = (64, 128), 64, 1
-    streaming.CHECKPOINT_SECONDS = 0.0
+    plan.SCORE_CHUNK = stored.SCORE_CHUNK = tallying.SCORE_CHUNK = 100
+    activations.CHUNK_ROWS, activations._MOST_NODES, activations._CHUNK_BYTES = (64, 128), 64, 1
+    keeping.CHECKPOINT_SECONDS = 0.0
     torch.set_num_threads(1)
     rehearsal = Rehearsal(folder, fork, can_open, 0)
     rehearsal.prepare(*SMALL)

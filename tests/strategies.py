@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 from hypothesis import strategies as st
 
-from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, FloatFormat
+from hpv.base.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, FloatFormat
 from hpv.kernels.cpu import ranging, tallying
 
 STRAIGHT, BY_CODES = 1, 10**9

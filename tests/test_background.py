@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv.floats import FLOAT16, FLOAT32, FloatFormat
-from hpv.pilot import pilot_runs
+from hpv.base.floats import FLOAT16, FLOAT32, FloatFormat
+from hpv.histograms.edges import pilot_runs
 from strategies import (
     KINDS,
     as_floats,

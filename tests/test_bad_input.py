@@ -14,7 +14,7 @@ import torch
 import zarr
 
 import hpv
-from hpv.sources import open_activations
+from hpv.activations.opening import open_activations
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(240, 6)).astype(np.float32)

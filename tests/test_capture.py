@@ -25,12 +25,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-import hpv.store.activations as activations_module
-from hpv import streaming
-from hpv.capturing import CapturePlan, capture, estimate, running
+from hpv.activations import stored
+from hpv.activations.layers import Activations
+from hpv.activations.opening import open_activations
+from hpv.base.errors import DataError, InputError, OutputExistsError, StoreError
+from hpv.capturing import estimate
 from hpv.capturing.batches import CallRule, weights_hash
-from hpv.errors import DataError, InputError, OutputExistsError, StoreError
-from hpv.sources import Activations, open_activations
+from hpv.capturing.estimate import CapturePlan
+from hpv.capturing.storing import _alike, capture
+from hpv.walking import keeping
 
 
 @pytest.fixture
@@ -40,8 +43,8 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations_module, "_ROWS", (4, 4))
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(stored, "CHUNK_ROWS", (4, 4))
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
 
 
 class Net(nn.Module):
@@ -741,9 +744,9 @@ def test_two_captures_into_one_store(out: Path) -> None:
 
 KILLED = """
 import sys, torch
-from hpv import streaming
-from hpv.capturing import capture
-streaming.CHECKPOINT_SECONDS = 0.0
+from hpv.walking import keeping
+from hpv.capturing.storing import capture
+keeping.CHECKPOINT_SECONDS = 0.0
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU())
 x = torch.randn(2000, 20)
@@ -776,9 +779,9 @@ def test_kill_9_and_continue(out: Path) -> None:
 def test_tolerance_of_comparisons() -> None:
     form = open_activations(np.ones((1, 1), "f4")).layers["activations"].form
     old = np.array([[1.0, np.nan, np.inf, 0.0]], "f4")
-    assert running._alike(old * np.float32(1.0001), old, form)
-    assert not running._alike(np.array([[1.0, 0.0, np.inf, 0.0]], "f4"), old, form)
-    assert not running._alike(np.array([[0.9, np.nan, np.inf, 0.0]], "f4"), old, form)
+    assert _alike(old * np.float32(1.0001), old, form)
+    assert not _alike(np.array([[1.0, 0.0, np.inf, 0.0]], "f4"), old, form)
+    assert not _alike(np.array([[0.9, np.nan, np.inf, 0.0]], "f4"), old, form)
 
 
 def test_without_torch_the_package_to_install_is_named() -> None:

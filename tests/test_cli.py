@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 
 import hpv
-import hpv.demo
+from hpv.activations.writing import save_activations
 from hpv.cli import main, progress
+from hpv.cli.commands import demo as demo_command
 from hpv.cli.progress import Bar, Lines, Meter
 from hpv.cli.terminal import Terminal
-from hpv.store import Output, save_activations
+from hpv.store.output import Output
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
@@ -257,7 +258,7 @@ def test_merge_of_parts_is_the_fit_of_all(data: Data, tmp_path: Path) -> None:
 
 def test_plan_reads_nothing_and_writes_nothing(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hpv.layers.Layer.read", lambda *_: pytest.fail("a plan reads no values"))
+    monkeypatch.setattr("hpv.activations.layers.Layer.read", lambda *_: pytest.fail("a plan reads no values"))
     document = done("plan", "fit", data.normal, "--memory", "512MiB", "--threads", 2, "--json").json
     assert document["kind"] == "fit"
     assert (document["memory"], document["threads"]) == (512 * 2**20, 2)
@@ -365,7 +366,7 @@ def _exported(scores: Path, out: Path, *options: str) -> str:
 
 
 def test_export_csv(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    monkeypatch.setattr("hpv.api.table.BLOCK", 16)
     rows = list(csv.DictReader(io.StringIO(_exported(data.scores, tmp_path / "deep" / "s.csv"))))
     scores = hpv.open(data.scores)
     assert [row["sample"] for row in rows] == [str(i) for i in range(40)]
@@ -384,7 +385,7 @@ def test_export_csv(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet
 
-    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    monkeypatch.setattr("hpv.api.table.BLOCK", 16)
     document = done("export", data.scores, "-o", tmp_path / "s.parquet", "--json").json
     table = pyarrow.parquet.read_table(tmp_path / "s.parquet")
     assert document["rows"] == table.num_rows == 40
@@ -396,7 +397,7 @@ def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_export_tells_how_far_it_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpv.exporting.BLOCK", 16)
+    monkeypatch.setattr("hpv.api.table.BLOCK", 16)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines = done("export", data.scores, "-o", tmp_path / "s.csv").err.splitlines()
     for line, samples in zip(lines[1:], (16, 32, 40), strict=False):
@@ -421,7 +422,7 @@ def test_no_space_left(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hpv.exporting.os.replace", full)
+    monkeypatch.setattr("hpv.api.table.os.replace", full)
     assert "no space left" in refused("export", data.scores, "-o", tmp_path / "s.csv", code=3)
     assert list(tmp_path.iterdir()) == []
 
@@ -597,8 +598,8 @@ def test_incomplete_output(
 
 def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("hpv.scoring.segment_length", lambda _: 10)
-    monkeypatch.setattr("hpv.store.activations._ROWS", (16, 16))
+    monkeypatch.setattr("hpv.scoring.tallying.segment_length", lambda _: 10)
+    monkeypatch.setattr("hpv.activations.stored.CHUNK_ROWS", (16, 16))
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
         (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
@@ -641,7 +642,7 @@ def test_overwriting_keeps_the_old_one_until_the_new_one_is_complete(
 
 
 def test_two_runs_on_one_output(data: Data, tmp_path: Path) -> None:
-    from hpv.store import BACKGROUND
+    from hpv.store.headers import BACKGROUND
 
     with Output.begin(tmp_path / "b.zarr", BACKGROUND, {"command": "fit"}):
         message = refused(*fit_command(data), "-o", tmp_path / "b.zarr", "--overwrite")
@@ -803,9 +804,9 @@ WRITING = {"fit": fit_command, "score": score_command, "capture": capture_comman
 def writing(request: pytest.FixtureRequest, data: Data, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A command that writes a store, in many steps, each kept as it is done."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("hpv.streaming.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4096)
-    monkeypatch.setattr("hpv.tiling.KEPT_CHUNK", 1)
+    monkeypatch.setattr("hpv.walking.keeping.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4096)
+    monkeypatch.setattr("hpv.walking.tiling.KEPT_CHUNK", 1)
     command: list[object] = WRITING[request.param](data)
     return command
 
@@ -1118,7 +1119,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         console.print(f"{seeds} seeds in {out}")
         return Result()
 
-    monkeypatch.setattr(hpv.demo, "run", pretend)
+    monkeypatch.setattr(demo_command, "run", pretend)
     outcome = done("demo", "--seeds", 3, "--out", tmp_path)
     assert outcome.out.strip() == f"3 seeds in {tmp_path}"
     outcome = done("demo", "--seeds", 3, "--out", tmp_path, "--json")

@@ -23,13 +23,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from hpv import cluster, streaming, tiling
-from hpv.fitting import prepare_fit
-from hpv.opening import fit_to_store
-from hpv.scores import Scores, write_scores
-from hpv.scoring import prepare_score
-from hpv.sources import open_activations
-from hpv.store import save_activations
+from hpv.activations.opening import open_activations
+from hpv.activations.writing import save_activations
+from hpv.api.scores import Scores
+from hpv.fitting import on_cluster
+from hpv.fitting.job import prepare_fit
+from hpv.fitting.running import fit_to_store
+from hpv.scoring.job import prepare_score
+from hpv.scoring.running import score_to_store
+from hpv.walking import cluster, keeping, tiling
+from hpv.walking.cluster import _Work, active_client, task_ranges
+from hpv.walking.progress import Quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")
 KINDS: dict[str, Any] = {"statistics": ("berk_jones", "higher_criticism"), "keep": ("codes", "ranges")}
@@ -98,7 +102,7 @@ def labels() -> np.ndarray:
     return np.random.default_rng(1).choice([2, 3, 7], 3000, p=[0.6, 0.3, 0.1])
 
 
-class StopAfter(streaming.Quiet):
+class StopAfter(Quiet):
     """Calls something after so many steps."""
 
     def __init__(self, steps: int, action: Any) -> None:
@@ -177,9 +181,9 @@ def test_what_is_in_the_memory_of_this_process_stays_here(client: Client, store:
 def test_a_local_cluster_of_processes(store: Path) -> None:
     here = hpv.fit(store)
     with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as local, Client(local):
-        assert streaming.active_client() is not None
+        assert active_client() is not None
         assert hpv.fit(store).fingerprint == here.fingerprint
-    assert streaming.active_client() is None
+    assert active_client() is None
 
 
 def test_within_a_task_the_worker_itself_computes(client: Client, store: Path) -> None:
@@ -202,8 +206,8 @@ def test_workers_die(client: Client, store: Path, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_of_its_task(client: Client, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_ProposeTask", lambda *_: os._exit)
-    monkeypatch.setattr(cluster._Work, "submit", lambda self, name, function, *rest: client.submit(os._exit, 1))
+    monkeypatch.setattr(on_cluster, "_ProposeTask", lambda *_: os._exit)
+    monkeypatch.setattr(_Work, "submit", lambda self, name, function, *rest: client.submit(os._exit, 1))
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         pytest.raises(hpv.DataError, match="died again and again.*run the same command again"),
@@ -213,7 +217,7 @@ def test_a_worker_that_dies_of_its_task(client: Client, store: Path, monkeypatch
 
 
 def test_continues(client: Client, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     here = hpv.fit(store)
     scores_here = hpv.score(here, store, tmp_path / "undisturbed", **KINDS)
     for steps in (2, 10, 10):
@@ -224,12 +228,12 @@ def test_continues(client: Client, store: Path, tmp_path: Path, monkeypatch: pyt
     ready = prepare_score(here, store, keep=KINDS["keep"], statistics=KINDS["statistics"])
     for steps in (2, 12):
         with pytest.raises(Stop):
-            write_scores(ready, tmp_path / "s", KINDS["keep"], False, StopAfter(steps, stop))
+            score_to_store(ready, tmp_path / "s", KINDS["keep"], False, StopAfter(steps, stop))
     progress = StopAfter(10_000, stop)
     found, already = fit_to_store(prepare_fit(store), tmp_path / "b", progress=progress)
     assert (found.fingerprint, already) == (here.fingerprint, False)
     assert 10_000 - progress.left < 25, "it did everything again"
-    same_scores(write_scores(ready, tmp_path / "s", KINDS["keep"], False, streaming.Quiet()), scores_here)
+    same_scores(hpv.Scores(*score_to_store(ready, tmp_path / "s", KINDS["keep"], False, Quiet())), scores_here)
 
 
 def refuse(number: int) -> None:
@@ -307,7 +311,7 @@ def test_a_corrupt_chunk_is_named(client: Client, store: Path, tmp_path: Path) -
 
 
 def test_another_version(client: Client, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hpv, "__version__", "99.0")
+    monkeypatch.setattr(cluster, "VERSION", "99.0")
     version = client.run(lambda: hpv.__version__)
     assert "99.0" not in version.values()
     with pytest.raises(hpv.InputError, match=rf"has hpv {next(iter(version.values()))}, this is hpv 99\.0"):
@@ -356,7 +360,7 @@ def test_too_little_memory(client: Client, store: Path) -> None:
 
 @given(start=st.integers(0, 10**6), more=st.integers(1, 10**6), row=st.integers(1, 10**7), height=st.integers(1, 10**5))
 def test_tasks_are_large_and_share_no_chunk(start: int, more: int, row: int, height: int) -> None:
-    ranges = list(cluster._ranges(start, start + more, row, height))
+    ranges = list(task_ranges(start, start + more, row, height))
     assert [rows.start for rows in ranges] == [start, *(rows.stop for rows in ranges[:-1])]
     assert ranges[-1].stop == start + more
     assert all(rows.start % height == 0 for rows in ranges[1:])

@@ -13,10 +13,9 @@ import torch
 from rich.console import Console
 
 import hpv
-import hpv.demo
 import naive
-from hpv.demo import comparison, digits, exact, tables
-from hpv.scanning import scan_pvalues, score_tallies
+from hpv.demo import comparison, digits, exact, running, tables
+from hpv.scanning.scored import scan_pvalues, score_tallies
 
 
 @pytest.fixture(scope="module")
@@ -144,27 +143,27 @@ def test_short(area: float, text: str) -> None:
 def test_no_folder_of_others_is_touched(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     with pytest.raises(hpv.OutputExistsError, match="no demo made"):
-        hpv.demo.run(tmp_path)
+        running.run(tmp_path)
     with pytest.raises(hpv.OutputExistsError, match="is a file"):
-        hpv.demo.run(tmp_path / "mine")
+        running.run(tmp_path / "mine")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_seeds(tmp_path: Path) -> None:
     with pytest.raises(hpv.InputError, match="seeds is 0"):
-        hpv.demo.run(tmp_path / "new", seeds=0)
+        running.run(tmp_path / "new", seeds=0)
     assert not (tmp_path / "new").exists()
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hpv.demo, "find_spec", lambda name: None)
+    monkeypatch.setattr(running, "find_spec", lambda name: None)
     with pytest.raises(hpv.InputError, match=r"torch and scikit-learn.*pip install"):
-        hpv.demo.run(tmp_path / "new")
+        running.run(tmp_path / "new")
 
 
 def test_whole(tmp_path: Path) -> None:
     console = Console(file=StringIO(), width=80)
-    result = hpv.demo.run(tmp_path / "demo", console=console)
+    result = running.run(tmp_path / "demo", console=console)
     best = {row.anomaly: row.balanced for row in result.rows if row.scan == tables.BEST}
     assert len(result.rows) == 144
     assert best["left-out"] >= 0.85
@@ -182,5 +181,5 @@ def test_whole(tmp_path: Path) -> None:
     assert isinstance(hpv.open(result.folder / "balanced-per-class.zarr"), hpv.Scores)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(text in printed for text in ("hpv info", "hpv top", "hpv score", "areas.csv", "32 balanced bins"))
-    again = hpv.demo.run(tmp_path / "demo", console=console)
+    again = running.run(tmp_path / "demo", console=console)
     assert again.rows == result.rows

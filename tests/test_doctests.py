@@ -9,11 +9,17 @@ import inspect
 import pytest
 
 import hpv
-from hpv.capturing import BatchScores
-from hpv.scanning import ScanResult
+from hpv.capturing.monitoring import BatchScores
+from hpv.scanning.scored import ScanResult
 
 PUBLIC = [name for name in hpv.__all__ if not inspect.isclass(getattr(hpv, name))]
-OTHERS = {"hpv.background", "hpv.scanning", "hpv.scores", "hpv.capturing.monitoring"}
+OTHERS = {
+    "hpv.api.background",
+    "hpv.histograms.state",
+    "hpv.scanning.scored",
+    "hpv.api.scores",
+    "hpv.capturing.monitoring",
+}
 MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | OTHERS)
 METHODS = {
     hpv.Background: ("encode", "pvalues", "scan", "quantile", "save", "select", "edges", "modal"),

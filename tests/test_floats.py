@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from hpv.errors import InputError
-from hpv.floats import (
+from hpv.base.errors import InputError
+from hpv.base.floats import (
     BFLOAT16,
     FLOAT16,
     FLOAT64,

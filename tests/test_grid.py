@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from hpv.floats import FLOAT32, to_keys
+from hpv.base.floats import FLOAT32, to_keys
 from hpv.kernels.cpu import coding, parallel
 from hpv.kernels.cpu.grid import NO_PLACE, lay_out
 

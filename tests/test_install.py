@@ -20,7 +20,7 @@ import hpv
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("numpy", "numba", "zarr", "fsspec", "dask", "torch", "typer", "rich", "sklearn")
-ASK = "import hpv.errors, hpv.kernels; print(hpv.__file__, hpv.kernels.__file__, sep='\\n')"
+ASK = "import hpv.base.errors, hpv.kernels; print(hpv.__file__, hpv.kernels.__file__, sep='\\n')"
 
 
 def run(python: Path | str, *arguments: str, cwd: Path, **environment: str) -> str:
@@ -139,7 +139,7 @@ def test_no_module_hides_a_public_name() -> None:
 
 
 def test_public_names_win_whatever_was_imported_before() -> None:
-    modules = sorted({*hpv._MODULES.values(), "hpv.cli", "hpv.streaming", "hpv.store"})
+    modules = sorted({*hpv._MODULES.values(), "hpv.cli", "hpv.walking.threads", "hpv.store.output"})
     code = (
         f"import {', '.join(modules)}; import hpv, types; "
         "print([n for n in hpv.__all__ if isinstance(getattr(hpv, n), types.ModuleType)])"

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpv.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
+from hpv.base.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
 from hpv.kernels.cpu import coding, parallel, ranging, searching, tallying
 from hpv.kernels.rules import MISSING_CODE
 from strategies import edge_keys, nasty

@@ -17,12 +17,17 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv import backends, planning, streaming, tiling
-from hpv.fitting import prepare_fit
-from hpv.floats import BFLOAT16, FLOAT32, FLOAT64, FloatFormat
-from hpv.scanning import scan_pvalues
-from hpv.scoring import prepare_score, run_score
+from hpv.backends import protocol
+from hpv.base.floats import BFLOAT16, FLOAT32, FLOAT64, FloatFormat
+from hpv.fitting import plan as fitting_plan
+from hpv.fitting.job import prepare_fit
+from hpv.scanning.scored import scan_pvalues
+from hpv.scoring import plan as scoring_plan
+from hpv.scoring.job import prepare_score
+from hpv.scoring.tallying import score_by_threads
 from hpv.store import arrays
+from hpv.walking import tiling
+from hpv.walking.progress import Quiet
 from strategies import as_floats, as_input, formats, labels, matrices, pairs, seeds
 
 NAME = "activations"
@@ -50,7 +55,7 @@ def all_scores(
     def keep_codes(name: str, rows: slice, nodes: slice, block: np.ndarray, group: np.ndarray) -> None:
         codes[rows, nodes] = block
 
-    run_score(ready, streaming.Quiet(), lambda *part: parts.append(part), keep_codes)
+    score_by_threads(ready, Quiet(), lambda *part: parts.append(part), keep_codes)
     assert [rows.start for rows, *_ in parts] == [0, *(rows.stop for rows, *_ in parts[:-1])]
     scores = {
         kind: [np.concatenate([getattr(results[kind], field) for _, results, _ in parts]) for field in FIELDS]
@@ -78,13 +83,14 @@ def budgets(draw: st.DrawFn) -> Callable[[pytest.MonkeyPatch], None]:
     segment, codes = draw(st.sampled_from([1, 500, 5000])), draw(st.sampled_from([1, 700]))
 
     def shrink(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(planning, "_usable", lambda *_: usable)
+        for module in (fitting_plan, scoring_plan):
+            patch.setattr(module, "usable_bytes", lambda *_: usable)
         for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
             patch.setattr(tiling, limit, block)
         patch.setattr(tiling, "SEGMENT", segment)
         patch.setattr(arrays, "LARGEST_REQUEST", 1)
-        patch.setattr(backends, "CACHED_CODES", codes)
-        patch.setattr(backends, "CODED_SAMPLES", 64)
+        patch.setattr(protocol, "CACHED_CODES", codes)
+        patch.setattr(protocol, "CODED_SAMPLES", 64)
 
     return shrink
 
@@ -142,7 +148,8 @@ def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     whole = hpv.fit(values, labels=names, min_class_size=99, pilot=100, threads=1)
     expected = all_scores(whole, values, labels=names, threads=1)
     stored = values if chunks is None else as_zarr(values, FLOAT32, chunks)
-    monkeypatch.setattr(planning, "_usable", lambda *_: 700_000)
+    for module in (fitting_plan, scoring_plan):
+        monkeypatch.setattr(module, "usable_bytes", lambda *_: 700_000)
     for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
         monkeypatch.setattr(tiling, limit, 15_000)
     monkeypatch.setattr(tiling, "SEGMENT", 30_000)

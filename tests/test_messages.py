@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import hpv
-from hpv.cli.spelling import as_options
-from hpv.errors import near
-from hpv.resources import quantity
-from hpv.store import request_difference, save_activations
+from hpv.activations.writing import save_activations
+from hpv.base.words import nearly_meant, quantity
+from hpv.cli.app import command
+from hpv.cli.spelling import spell
+from hpv.store.requests import request_difference
 
 X = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
 
@@ -25,8 +26,8 @@ def test_counts(number: int, what: str, words: str) -> None:
 
 
 def test_near_names() -> None:
-    assert near("nrom", ["conv", "norm"]) == ["norm"]
-    assert near("head", ["conv", "features.0", "norm"]) == []
+    assert nearly_meant("nrom", ["conv", "norm"]) == ["norm"]
+    assert nearly_meant("head", ["conv", "features.0", "norm"]) == []
 
 
 def test_only_near_paths_are_named(tmp_path: Path) -> None:
@@ -143,4 +144,4 @@ def test_differences_of_activations(there: dict[str, object], here: dict[str, ob
     ],
 )
 def test_options_as_the_command_line_spells_them(text: str, words: str) -> None:
-    assert as_options(text) == words
+    assert spell(text, command) == words

@@ -21,15 +21,18 @@ from numcodecs import Blosc, Delta, Shuffle, Zstd
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 import hpv
-from hpv import streaming
-from hpv.fitting import prepare_fit, run_fit
-from hpv.floats import BFLOAT16, FLOAT32, FORMATS
-from hpv.layers import ArrayLayer, PartLayer
-from hpv.scores import write_scores
-from hpv.scoring import prepare_score
-from hpv.sources import open_activations
+from hpv.activations.arrays import ArrayLayer
+from hpv.activations.layers import PartLayer
+from hpv.activations.opening import open_activations
+from hpv.activations.windows import WindowLayer
+from hpv.base.floats import BFLOAT16, FLOAT32, FORMATS
+from hpv.fitting.counting import fit_by_threads
+from hpv.fitting.job import prepare_fit
+from hpv.scoring.job import prepare_score
+from hpv.scoring.running import score_to_store
 from hpv.store import accelerating, arrays, chunks
-from hpv.windows import WindowLayer
+from hpv.walking.progress import Quiet
+from hpv.walking.threads import run_in_threads
 from strategies import as_input, from_floats
 
 SAMPLES, NODES = 230, 21
@@ -181,7 +184,7 @@ def test_tall_chunks_are_read_as_often_as_planned(layout, threads, tmp_path, mon
     (plan,) = ready.plan.layers
     assert plan.window > 0 or threads == 1
     tracemalloc.start()
-    background = run_fit(ready, streaming.Quiet())
+    background = fit_by_threads(ready, Quiet())
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert background.fingerprint == expected.fingerprint
@@ -203,7 +206,7 @@ def test_scores_of_tall_chunks(layout, tmp_path, monkeypatch):
     ready = prepare_score(expected, {"tall": tmp_path / "x", "head": head}, memory="128MiB", **options)
     assert ready.plan.layers[0].window > 0
     assert ready.plan.peak <= ready.plan.memory
-    found = write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+    found = hpv.Scores(*score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet()))
     assert values.nbytes <= reads.bytes <= ready.plan.layers[0].bytes_fetched
     np.testing.assert_array_equal(found.codes("tall").read(), whole.codes("tall").read())
     kind = ("left", "subset", "berk_jones")
@@ -251,7 +254,7 @@ def test_a_window_is_filled_by_all_who_want_it():
     values = values_of(FLOAT32, 1000, 8)
     layer = ArrayLayer("x", "x", np.asfortranarray(values), FLOAT32)
     window = WindowLayer(layer, 300, 2, 2)
-    found = streaming.run(lambda i: window.read(slice(100 * i, 100 * i + 100)).copy(), range(10), 3)
+    found = run_in_threads(lambda i: window.read(slice(100 * i, 100 * i + 100)).copy(), range(10), 3)
     np.testing.assert_array_equal(np.concatenate(found), values)
     part = WindowLayer(PartLayer(layer, slice(170, 900)), 300, 2, 2)
     np.testing.assert_array_equal(part.read(slice(0, 730), slice(2, 5)), values[170:900, 2:5])
@@ -261,7 +264,7 @@ def test_a_window_is_filled_by_all_who_want_it():
 
     layer.read = fail  # type: ignore[method-assign]
     with pytest.raises(hpv.DataError, match="chunk 3 is corrupt"):
-        streaming.run(lambda _: WindowLayer(layer, 300, 2, 2).read(slice(0, 10)), range(4), 2)
+        run_in_threads(lambda _: WindowLayer(layer, 300, 2, 2).read(slice(0, 10)), range(4), 2)
 
 
 # --- zarrs ---
@@ -358,7 +361,7 @@ def test_damaged_chunks_are_named(kind, damage, zarrs, tmp_path):
 
 
 def test_a_flipped_bit_in_what_hpv_wrote(tmp_path):
-    from hpv.store import save_activations
+    from hpv.activations.writing import save_activations
 
     save_activations(tmp_path / "own", {"relu": values_of(FLOAT32)})
     flip_a_bit(tmp_path / "own" / "layers" / "relu" / "c" / "0" / "0", None)
@@ -399,7 +402,7 @@ def test_stores_that_change_between_plan_and_read(kind, change, message, zarrs, 
     ready = prepare_fit({"relu": path})
     change(path)
     with pytest.raises(hpv.DataError, match=f"layer relu: .*{message}"):
-        run_fit(ready, streaming.Quiet())
+        fit_by_threads(ready, Quiet())
 
 
 def test_a_store_that_is_touched_is_read_on(tmp_path):
@@ -408,7 +411,7 @@ def test_a_store_that_is_touched_is_read_on(tmp_path):
     store(tmp_path / "x", values, FLOAT32, (30, 21))
     ready = prepare_fit(tmp_path / "x")
     zarr.open_array(tmp_path / "x", mode="r+").attrs["note"] = "looked at"
-    assert run_fit(ready, streaming.Quiet()).fingerprint == hpv.fit(values).fingerprint
+    assert fit_by_threads(ready, Quiet()).fingerprint == hpv.fit(values).fingerprint
 
 
 def test_changes_of_stores_in_memory_are_seen_when_they_are_read(tmp_path):
@@ -417,4 +420,4 @@ def test_changes_of_stores_in_memory_are_seen_when_they_are_read(tmp_path):
     ready = prepare_fit(zarr.open_array(memory, mode="r"))
     array.resize((100, 42))
     with pytest.raises(hpv.DataError, match="changed while it was in use: shape"):
-        run_fit(ready, streaming.Quiet())
+        fit_by_threads(ready, Quiet())

@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 import hpv
-from hpv import blocks, tiling
-from hpv.capturing import BatchScores, tensors
+from hpv.base.errors import HpvWarning, InputError
 from hpv.capturing.batches import weights_hash
-from hpv.errors import HpvWarning, InputError
-from hpv.scanning import FORMS, STATISTICS, Scored
+from hpv.capturing.monitoring import BatchScores
+from hpv.scanning.options import FORMS, STATISTICS
+from hpv.scanning.scanner import Scanner
+from hpv.scanning.scored import Scored
+from hpv.walking import parts, tiling
+from hpv.walking.parts import each_part
 
 TAILS = ("right", "left", "two-sided")
 
@@ -161,8 +164,8 @@ def assert_same(scores: hpv.Scores, found: list[BatchScores], background: hpv.Ba
 
 @pytest.mark.parametrize("against", ["own", "lowest", "pooled"])
 @pytest.mark.parametrize("alphas", ["grid", "all"])
-@pytest.mark.filterwarnings("ignore:.* NaN value:hpv.errors.HpvWarning")
-@pytest.mark.filterwarnings("ignore:.* have a label that the background:hpv.errors.HpvWarning")
+@pytest.mark.filterwarnings("ignore:.* NaN value:hpv.HpvWarning")
+@pytest.mark.filterwarnings("ignore:.* have a label that the background:hpv.HpvWarning")
 def test_the_bits_are_those_of_a_score(
     against: str, alphas: str, net: Net, by_class: hpv.Background, tmp_path: Path
 ) -> None:
@@ -209,16 +212,16 @@ def test_reduce(reduce: Any, net: Net, tmp_path: Path) -> None:
 def test_threads(
     against: str, by_class: hpv.Background, net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "SMALL", 0)
+    monkeypatch.setattr(parts, "SMALL", 0)
     monkeypatch.setattr(tiling, "LEAST_IN_MEMORY", 1)
     seen = []
-    run = blocks.streaming.run
+    run = parts.run_in_threads
 
     def watched(function: Any, items: Any, threads: int) -> Any:
         seen.append(threads)
         return run(function, items, threads)
 
-    monkeypatch.setattr(blocks.streaming, "run", watched)
+    monkeypatch.setattr(parts, "run_in_threads", watched)
     options = {"against": against, "threads": 3, "tails": "two-sided"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HpvWarning)
@@ -228,12 +231,12 @@ def test_threads(
 
 
 def test_large_batches_go_in_parts() -> None:
-    parts = blocks.each_part(lambda rows: (rows.start, rows.stop), 5000, 1000, 4, True, 2)
+    parts = each_part(lambda rows: (rows.start, rows.stop), 5000, 1000, 4, True, 2)
     assert len(parts) > 2
     assert sorted(parts)[0][0] == 0
     assert sorted(parts)[-1][1] == 5000
     assert all(one[1] == two[0] for one, two in itertools.pairwise(sorted(parts)))
-    assert blocks.each_part(lambda rows: rows, 100, 10, 4, True, 2) == [slice(0, 100)]
+    assert each_part(lambda rows: rows, 100, 10, 4, True, 2) == [slice(0, 100)]
 
 
 def test_without_codes(by_class: hpv.Background, net: Net, tmp_path: Path) -> None:
@@ -360,8 +363,8 @@ def test_batches_do_not_touch_each_other(linear_background: hpv.Background) -> N
 
 def test_tables_are_made_once(linear_background: hpv.Background, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    make = tensors.Scanner.tables
-    monkeypatch.setattr(tensors.Scanner, "tables", lambda *given, **how: made.append(given[1]) or make(*given, **how))
+    make = Scanner.tables
+    monkeypatch.setattr(Scanner, "tables", lambda *given, **how: made.append(given[1]) or make(*given, **how))
     net = Linear().eval()
     with torch.no_grad(), hpv.Monitor(net, linear_background) as monitor:
         for size in (3, 70, 5):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import naive
 import strategies
-from hpv.floats import FLOAT16, FLOAT64, FloatFormat
+from hpv.base.floats import FLOAT16, FLOAT64, FloatFormat
 from naive import INF, NAN
 
 TENTH = Fraction(1, 10)

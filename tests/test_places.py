@@ -27,15 +27,27 @@ import pytest
 import zarr
 
 import hpv
-from hpv import scores, scoring, streaming
+from hpv.activations.opening import open_activations
+from hpv.activations.writing import save_activations
+from hpv.api.merging import merge_shards
 from hpv.cli import main
-from hpv.fitting import prepare_fit
-from hpv.opening import fit_to_store, merge_to_store
-from hpv.sharding import cut, fit_shard, merge_shards
-from hpv.sources import open_activations
-from hpv.store import BACKGROUND, SCORES, Output, chunks, locks, open_store, places, remote, save_activations
-from hpv.store.locks import ObjectLock
-from hpv.store.remote import RemoteStore
+from hpv.fitting.job import prepare_fit
+from hpv.fitting.merging import merge_to_store
+from hpv.fitting.running import fit_shard, fit_to_store
+from hpv.places import locks, remote
+from hpv.places import place as places
+from hpv.places.locks import ObjectLock
+from hpv.places.remote import RemoteStore
+from hpv.scoring import tallying
+from hpv.scoring.job import prepare_score
+from hpv.scoring.running import score_to_store
+from hpv.store import chunks
+from hpv.store.headers import BACKGROUND, SCORES
+from hpv.store.output import Output
+from hpv.store.reading import open_store
+from hpv.walking import keeping
+from hpv.walking.progress import Quiet
+from hpv.walking.shards import cut_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 IDS = [f"image-{i}" for i in range(700)]
@@ -141,7 +153,7 @@ class Stop(Exception):
     """Stands for a kill."""
 
 
-class StopAfter(streaming.Quiet):
+class StopAfter(Quiet):
     """Stops after so many bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -206,7 +218,7 @@ def test_stores_of_others(memory: str, way: str, data: dict[str, np.ndarray]) ->
 
 
 def layers(source: Any) -> list[Any]:
-    from hpv.sources import open_activations
+    from hpv.activations.opening import open_activations
 
     return list(open_activations(source).layers.values())
 
@@ -230,10 +242,10 @@ def test_capture(memory: str) -> None:
 def test_shards(place: str, local: Path) -> None:
     ready = prepare_fit(local / "a", by_class=True, pilot=300)
     for number in (3, 1):
-        fit_shard(ready, cut(ready.source, f"{number}/3"), f"{place}/b")
+        fit_shard(ready, cut_shard(ready.source, f"{number}/3"), f"{place}/b")
     with pytest.raises(hpv.StoreError, match="shard 2 of 3 is missing"):
         hpv.open(f"{place}/b")
-    fit_shard(ready, cut(ready.source, "2/3"), f"{place}/b")
+    fit_shard(ready, cut_shard(ready.source, "2/3"), f"{place}/b")
     merged, already = merge_shards(f"{place}/b")
     assert (merged.fingerprint, already) == (hpv.open(local / "b").fingerprint, False)
     assert merge_shards(f"{place}/b")[1]
@@ -246,9 +258,9 @@ def test_shards(place: str, local: Path) -> None:
 
 
 def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.tiling.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 4000)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
     ready = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
     out = f"{place}/b"
     with pytest.raises(Stop):
@@ -265,11 +277,11 @@ def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.Mo
 
 
 def test_a_stopped_score_continues(memory: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "segment_length", lambda ready: 128)
-    ready = scoring.prepare_score(hpv.open(local / "b"), local / "a", threads=1)
+    monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
+    ready = prepare_score(hpv.open(local / "b"), local / "a", threads=1)
     with pytest.raises(Stop):
-        scores.write_scores(ready, f"{memory}/s", ("codes",), False, StopAfter(40_000))
-    found = scores.write_scores(ready, f"{memory}/s", ("codes",), False, streaming.Quiet())
+        score_to_store(ready, f"{memory}/s", ("codes",), False, StopAfter(40_000))
+    found = hpv.Scores(*score_to_store(ready, f"{memory}/s", ("codes",), False, Quiet()))
     assert not found.already_complete
     assert_same_scores(found, hpv.open(local / "s"))
 
@@ -396,7 +408,9 @@ def test_many_runs_at_once_only_one_writes(place: str) -> None:
 
 HOLDER = """
 import sys, time
-from hpv.store import Output, SCORES, locks
+from hpv.store.output import Output
+from hpv.store.headers import SCORES
+from hpv.places import locks
 locks.EXPIRY_SECONDS = 3.0
 output = Output.begin(sys.argv[1], SCORES, {"bins": 1})
 output.create("a", (10, 6), "f4", (4, 6))

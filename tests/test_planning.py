@@ -19,11 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpv
-from hpv import planning, resources, streaming, tiling
-from hpv.buffers import Buffers
-from hpv.resources import GIB, KIB, MIB, available_memory, bytes_of, human, thread_count
-from hpv.scoring import prepare_score, segment_length
-from hpv.sources import open_activations
+from hpv.activations.opening import open_activations
+from hpv.base import machine as machine_module
+from hpv.base.buffers import Buffers
+from hpv.base.machine import available_memory, bytes_of, thread_count
+from hpv.base.slices import split
+from hpv.base.words import GIB, KIB, MIB, human
+from hpv.scoring.job import prepare_score
+from hpv.scoring.plan import TALLY_SHARE
+from hpv.scoring.tallying import segment_length
+from hpv.walking.threads import Queue, in_steps, run_in_threads
+from hpv.walking.tiling import DONE_AT_ONCE, kept_chunks
 
 SHAPES = st.tuples(st.integers(1, 10**9), st.one_of(st.integers(1, 300), st.integers(1, 2_000_000)))
 BUDGETS = st.sampled_from([64 * MIB, 200 * MIB, 512 * MIB, GIB, 8 * GIB])
@@ -91,9 +97,9 @@ def machine(tmp_path, monkeypatch):
         if name.startswith("SLURM_"):
             monkeypatch.delenv(name)
     (tmp_path / "meminfo").write_text("MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n")
-    monkeypatch.setattr(resources, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(resources, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(resources, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine_module, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine_module, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(machine_module, "CGROUPS", tmp_path / "groups")
     return tmp_path
 
 
@@ -231,9 +237,9 @@ def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_c
     # What waits to be scored: of all threads, or of a segment where there are several tiles.
     of_sample = sum(len(one) + 2 for one in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
     waiting = layer.part * threads if plan.together else segment_length(ready)
-    assert waiting * of_sample <= max(memory // planning.TALLY_SHARE, threads * of_sample)
+    assert waiting * of_sample <= max(memory // TALLY_SHARE, threads * of_sample)
     if layer.part > layer.block and not layer.window:
-        whole = tiling.kept_chunks(shape[1], shape[0], shape[1])[0]
+        whole = kept_chunks(shape[1], shape[0], shape[1])[0]
         assert layer.part == shape[0] or layer.part % layer.block == layer.part % whole == 0
 
 
@@ -256,9 +262,9 @@ def test_a_narrow_layer_does_not_make_the_parts_of_a_wide_one_long():
     source = {name: np.broadcast_to(np.float32(0), (10**7, nodes)) for name, nodes in layers.items()}
     ready = prepare_score(background, source, memory="4GiB", threads=2)
     assert ready.plan.together
-    assert all(plan.part * sum(layers.values()) <= tiling.DONE_AT_ONCE for plan in ready.plan.layers)
-    assert tiling.kept_chunks(10, 10**7, 100_010) == (512, 10)
-    assert tiling.kept_chunks(10, 10**7, 10) == (2**18, 10)
+    assert all(plan.part * sum(layers.values()) <= DONE_AT_ONCE for plan in ready.plan.layers)
+    assert kept_chunks(10, 10**7, 100_010) == (512, 10)
+    assert kept_chunks(10, 10**7, 10) == (2**18, 10)
 
 
 def test_plan_of_a_score_reads_nothing():
@@ -313,13 +319,13 @@ def test_the_default_budget_is_a_quarter(machine):
 @given(st.integers(0, 50), st.integers(0, 200), st.integers(1, 9), st.integers(1, 70))
 def test_ranges_are_split_at_multiples(start, length, parts, step):
     rows = slice(start, start + length)
-    found = streaming.split(rows, parts, step)
+    found = split(rows, parts, step)
     assert len(found) <= parts
     assert [i for part in found for i in range(part.start, part.stop)] == list(range(start, start + length))
     assert all((part.start - start) % step == 0 for part in found)
     sizes = [part.stop - part.start for part in found]
     assert max(sizes, default=0) - min(sizes, default=0) <= 2 * step
-    blocks = list(streaming.blocks(rows, step))
+    blocks = list(in_steps(rows, step))
     assert [i for part in blocks for i in range(part.start, part.stop)] == list(range(start, start + length))
     assert all(part.stop - part.start == step for part in blocks[:-1])
 
@@ -328,15 +334,15 @@ def test_ranges_are_split_at_multiples(start, length, parts, step):
 def test_queued_blocks_cover_everything_once_and_shrink(start, length, largest, least, threads):
     largest = max(largest, least)
     rows = slice(start, start + length)
-    sizes = [part.stop - part.start for part in streaming.Queue(rows, largest, least, threads)]
+    sizes = [part.stop - part.start for part in Queue(rows, largest, least, threads)]
     assert sum(sizes) == length
     assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
     assert all(least <= size <= largest for size in sizes[:-1])
     assert not sizes or 1 <= sizes[-1] <= largest
     if largest == least:
         assert set(sizes[:-1]) <= {least}
-    queue = streaming.Queue(rows, largest, least, threads)
-    taken = streaming.run(lambda _: list(queue), range(threads), threads)
+    queue = Queue(rows, largest, least, threads)
+    taken = run_in_threads(lambda _: list(queue), range(threads), threads)
     assert sorted(i for parts in taken for part in parts for i in range(part.start, part.stop)) == list(
         range(start, start + length)
     )
@@ -344,7 +350,7 @@ def test_queued_blocks_cover_everything_once_and_shrink(start, length, largest, 
 
 def test_work_within_work_is_done_by_the_thread_that_has_it():
     """Waiting for threads that are all waiting would take for ever."""
-    found = streaming.run(lambda i: streaming.run(lambda j: i * j, range(4), 2), range(4), 2)
+    found = run_in_threads(lambda i: run_in_threads(lambda j: i * j, range(4), 2), range(4), 2)
     assert found == [[i * j for j in range(4)] for i in range(4)]
 
 
@@ -355,12 +361,12 @@ def test_nothing_goes_on_after_an_error():
         if i == 0:
             started.wait(60)
             raise hpv.DataError("chunk 0 is corrupt")
-        for _ in streaming.blocks(slice(0, 10**12), 1):
+        for _ in in_steps(slice(0, 10**12), 1):
             steps[0] += 1
             started.set()
 
     with pytest.raises(hpv.DataError, match="chunk 0 is corrupt"):
-        streaming.run(task, range(2), 2)
+        run_in_threads(task, range(2), 2)
     before = steps[0]
     time.sleep(0.05)
     assert steps[0] == before > 0
@@ -371,12 +377,12 @@ def test_threads_after_a_fork(tmp_path):
     """The threads that stay between calls are not there in a forked child, which makes its own."""
     code = """
 import os
-from hpv import streaming
+from hpv.walking.threads import run_in_threads
 ten = list(range(10))
-assert streaming.run(str, ten, 2) == list(map(str, ten))
+assert run_in_threads(str, ten, 2) == list(map(str, ten))
 child = os.fork()
 if child == 0:
-    os._exit(0 if streaming.run(str, ten, 2) == list(map(str, ten)) else 1)
+    os._exit(0 if run_in_threads(str, ten, 2) == list(map(str, ten)) else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
@@ -384,9 +390,9 @@ assert os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_come_in_order_and_errors_come_through(threads):
-    assert streaming.run(lambda i: i * i, range(20), threads) == [i * i for i in range(20)]
+    assert run_in_threads(lambda i: i * i, range(20), threads) == [i * i for i in range(20)]
     seen: set[int] = set()
-    streaming.run(lambda _: seen.add(threading.get_ident()), range(20), threads)
+    run_in_threads(lambda _: seen.add(threading.get_ident()), range(20), threads)
     assert 1 <= len(seen) <= threads
 
     def fail(i: int) -> int:
@@ -395,7 +401,7 @@ def test_results_come_in_order_and_errors_come_through(threads):
         return i
 
     with pytest.raises(hpv.DataError, match="chunk 3 is corrupt"):
-        streaming.run(fail, range(5), threads)
+        run_in_threads(fail, range(5), threads)
 
 
 def test_buffers_belong_to_their_thread():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
-from hpv.scanning import GRID, grid, scan_pvalues, score_tallies
+from hpv.scanning.scanner import GRID, grid
+from hpv.scanning.scored import scan_pvalues, score_tallies
 from strategies import as_floats, as_input, columns, labels, pairs, ways
 
 TAILS = st.sampled_from(naive.TAILS)

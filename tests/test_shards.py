@@ -24,12 +24,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hpv
-from hpv import opening, sharding, streaming
+from hpv.activations.writing import save_activations
+from hpv.api import calls
+from hpv.api.merging import merge_parts, merge_shards
 from hpv.cli import main
-from hpv.fitting import prepare_fit
-from hpv.opening import fit_to_store, open_background
-from hpv.sharding import cut, fit_shard, merge_parts, merge_shards
-from hpv.store import BACKGROUND, Output, save_activations, shard_path
+from hpv.fitting import merging as fitting_merging
+from hpv.fitting import stored as fitting_stored
+from hpv.fitting.job import prepare_fit
+from hpv.fitting.running import fit_shard, fit_to_store
+from hpv.fitting.stored import load_background, open_background
+from hpv.scoring import merging as scoring_merging
+from hpv.store.headers import BACKGROUND
+from hpv.store.output import Output
+from hpv.store.shards import shard_path
+from hpv.walking import keeping
+from hpv.walking.progress import Quiet
+from hpv.walking.shards import cut_shard
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS: dict[str, Any] = {"memory": "128MiB", "threads": 2}
@@ -66,7 +76,7 @@ def make(path: Path, rows: int = 16, samples: int = SAMPLES) -> Path:
 def fit_in_shards(source: Any, out: Path, numbers: list[int], of: int, **options: Any) -> None:
     ready = prepare_fit(source, **OPTIONS, **options)
     for number in numbers:
-        fit_shard(ready, cut(ready.source, f"{number}/{of}"), out)
+        fit_shard(ready, cut_shard(ready.source, f"{number}/{of}"), out)
 
 
 def score_in_shards(background: Any, source: Any, out: Path, numbers: list[int], of: int, **options: Any) -> None:
@@ -96,9 +106,9 @@ def test_every_sample_is_in_one_shard_and_chunks_are_shared_only_where_there_are
     source: Any = SimpleNamespace(samples=samples, chunk_rows=rows)
     if of > samples:
         with pytest.raises(hpv.InputError, match=rf"more shards than samples \({samples}\)"):
-            cut(source, f"1/{of}")
+            cut_shard(source, f"1/{of}")
         return
-    shards = [cut(source, f"{number}/{of}") for number in range(1, of + 1)]
+    shards = [cut_shard(source, f"{number}/{of}") for number in range(1, of + 1)]
     covered = [sample for shard in shards for sample in range(shard.rows.start, shard.rows.stop)]
     assert covered == list(range(samples))
     assert all(shard.rows.start < shard.rows.stop for shard in shards)
@@ -109,7 +119,7 @@ def test_every_sample_is_in_one_shard_and_chunks_are_shared_only_where_there_are
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "-1/3", "1/3/5", "1.0/2", "", "1/ 3", 3])
 def test_what_is_no_shard(text: Any) -> None:
     with pytest.raises(hpv.InputError, match="give I/N"):
-        cut(SimpleNamespace(samples=9, chunk_rows=1), text)  # type: ignore[arg-type]
+        cut_shard(SimpleNamespace(samples=9, chunk_rows=1), text)  # type: ignore[arg-type]
 
 
 # --- the same bits ---
@@ -159,8 +169,10 @@ def test_scores_in_shards(data: SimpleNamespace, tmp_path: Path, of: int, agains
 def test_chunks_of_scores_are_filled_from_several_shards(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpv.scores.SCORE_CHUNK", 64)
-    monkeypatch.setattr("hpv.scores.kept_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4)))
+    monkeypatch.setattr("hpv.scoring.stored.SCORE_CHUNK", 64)
+    monkeypatch.setattr(
+        "hpv.scoring.stored.kept_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4))
+    )
     options: dict[str, Any] = {"labels": data.labels, "keep": ("codes", "ranges"), "tails": "right"}
     hpv.score(data.background, data.source, tmp_path / "whole", **OPTIONS, **options)
     score_in_shards(data.background, data.source, tmp_path / "out", [3, 1, 4, 2], 4, **options)
@@ -170,7 +182,7 @@ def test_chunks_of_scores_are_filled_from_several_shards(
 
 def test_shards_may_run_at_the_same_time(data: SimpleNamespace, tmp_path: Path) -> None:
     ready = prepare_fit(data.source, memory="128MiB", threads=1)
-    shards = [cut(ready.source, f"{number}/8") for number in range(1, 9)]
+    shards = [cut_shard(ready.source, f"{number}/8") for number in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda shard: fit_shard(ready, shard, tmp_path / "out"), shards))
     assert [already for _, already in found] == [False] * 8
@@ -179,7 +191,7 @@ def test_shards_may_run_at_the_same_time(data: SimpleNamespace, tmp_path: Path) 
     assert merged.fingerprint == hpv.fit(data.source).fingerprint
 
 
-class StopAfter(streaming.Quiet):
+class StopAfter(Quiet):
     """Stops after so many bytes."""
 
     def __init__(self, left: int) -> None:
@@ -195,10 +207,10 @@ class StopAfter(streaming.Quiet):
 def test_a_killed_shard_continues(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 1000)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 1000)
     ready = prepare_fit(data.source, pilot=100, memory="128MiB", threads=1)
-    shard = cut(ready.source, "2/2")
+    shard = cut_shard(ready.source, "2/2")
     with pytest.raises(Kill):
         fit_shard(ready, shard, tmp_path / "out", StopAfter(after))
     with pytest.raises(hpv.StoreError, match="shard 1 of 2 is missing, shard 2 of 2 is unfinished; run them, then"):
@@ -217,7 +229,7 @@ def test_a_killed_shard_continues(
 def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ready = prepare_fit(data.source, **OPTIONS)
-    first, second = (cut(ready.source, f"{number}/2") for number in (1, 2))
+    first, second = (cut_shard(ready.source, f"{number}/2") for number in (1, 2))
     assert fit_shard(ready, first, out)[1] is False
     before = contents(out)
     assert fit_shard(ready, first, out)[1] is True
@@ -231,11 +243,11 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
     ):
         other = prepare_fit(data.source, **OPTIONS, **options)  # type: ignore[arg-type]
         with pytest.raises(hpv.OutputExistsError, match=words):
-            fit_shard(other, cut(other.source, text), out)
+            fit_shard(other, cut_shard(other.source, text), out)
     with pytest.raises(hpv.OutputExistsError, match="2 shards there and no shards here"):
         fit_to_store(ready, out)
     with pytest.raises(hpv.InputError, match="no shard may replace"):
-        cut(ready.source, "1/2", overwrite=True)
+        cut_shard(ready.source, "1/2", overwrite=True)
     assert contents(out) == before
     fit_shard(ready, second, out)
     merge_shards(out)
@@ -248,9 +260,9 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
 
 def test_the_same_shard_twice_at_once(data: SimpleNamespace, tmp_path: Path) -> None:
     ready = prepare_fit(data.source, **OPTIONS)
-    shard = cut(ready.source, "1/2")
+    shard = cut_shard(ready.source, "1/2")
 
-    class Again(streaming.Quiet):
+    class Again(Quiet):
         def start(self, what: str, total: int) -> None:
             with pytest.raises(hpv.OutputExistsError, match=f"is being written by process {os.getpid()}"):
                 fit_shard(ready, shard, tmp_path / "out")
@@ -371,8 +383,8 @@ def test_backgrounds_of_shards_are_backgrounds(data: SimpleNamespace, tmp_path: 
 def test_a_kill_at_any_step_of_a_merger_leaves_shards_or_a_complete_output(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(sharding, "thread_count", lambda _: 1)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(scoring_merging, "thread_count", lambda _: 1)
     shards, out, source = tmp_path / "shards", tmp_path / "out", f"{data.source}/head"
     fit_to_store(prepare_fit(source, **OPTIONS), tmp_path / ("whole" if kind == "fit" else "background"))
     if kind == "fit":
@@ -435,7 +447,7 @@ def look(out: Path, whole: dict[str, Any]) -> str:
 
 
 def test_a_merger_goes_on_where_it_was(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     written: list[str] = []
     write = Output.write
 
@@ -458,10 +470,10 @@ def test_a_merger_of_backgrounds_goes_on_where_it_was(
 ) -> None:
     """No shard is read twice but the first, which has the edges of all; also where counts outgrow their type."""
     fit_in_shards(data.source, tmp_path / "out", [1, 2, 3, 4, 5, 6, 7], 7, labels=data.labels, min_class_size=5)
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.background.LARGEST_INT32", 100)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.histograms.state.LARGEST_INT32", 100)
     read: list[str] = []
-    load = opening.load_background
+    load = load_background
 
     def noting(store: Any) -> hpv.Background:
         if len(read) in (3, 7):
@@ -470,7 +482,8 @@ def test_a_merger_of_backgrounds_goes_on_where_it_was(
         read.append(store.path.rpartition("/")[2])
         return load(store)
 
-    monkeypatch.setattr(opening, "load_background", noting)
+    for module in (fitting_merging, fitting_stored, calls):
+        monkeypatch.setattr(module, "load_background", noting)
     for _ in range(2):
         with pytest.raises(Kill):
             merge_shards(tmp_path / "out")
@@ -498,9 +511,9 @@ def test_a_merger_of_parts_goes_on_where_it_was(
     for number, rows in enumerate(parts):
         part = hpv.fit(values(data, rows), labels=labels[rows], edges=first, min_class_size=5)
         part.save(tmp_path / str(number))
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     read: list[str] = []
-    load = opening.load_background
+    load = load_background
 
     def noting(store: Any) -> hpv.Background:
         if len(read) == 4:
@@ -509,7 +522,8 @@ def test_a_merger_of_parts_goes_on_where_it_was(
         read.append(store.path)
         return load(store)
 
-    monkeypatch.setattr(opening, "load_background", noting)
+    for module in (fitting_merging, fitting_stored, calls):
+        monkeypatch.setattr(module, "load_background", noting)
     paths = [tmp_path / str(number) for number in range(7)]
     with pytest.raises(Kill):
         merge_parts(paths, tmp_path / "all")

@@ -19,11 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from hpv.errors import DataError, InputError, StoreError
-from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FORMATS
-from hpv.layers import TensorLayer
-from hpv.sources import BARE, Activations, open_activations
-from hpv.store import SCORES, Output, save_activations
+from hpv.activations.device_arrays import TensorLayer
+from hpv.activations.layers import BARE, Activations
+from hpv.activations.opening import open_activations
+from hpv.activations.writing import save_activations
+from hpv.base.errors import DataError, InputError, StoreError
+from hpv.base.floats import BFLOAT16, FLOAT16, FLOAT32, FORMATS
+from hpv.store.headers import SCORES
+from hpv.store.output import Output
 
 SHAPE = (23, 4, 3)
 VALUES = np.random.default_rng(0).normal(size=SHAPE)
@@ -379,7 +382,7 @@ def test_tensors_and_dask_arrays_that_cannot_be_read_in_blocks() -> None:
 
 
 def test_in_memory_arrays_need_no_other_library() -> None:
-    code = "import sys, numpy, hpv.sources as s; s.open_activations(numpy.ones((2, 2))); " + (
+    code = "import sys, numpy, hpv.activations.opening as s; s.open_activations(numpy.ones((2, 2))); " + (
         "print(sorted({'zarr', 'torch', 'dask'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parent.parent

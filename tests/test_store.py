@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,28 +23,41 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpv.errors import DataError, HpvWarning, InputError, OutputExistsError, StoreError
-from hpv.floats import BFLOAT16, FLOAT32, FLOAT64
-from hpv.store import (
-    ACTIVATIONS,
-    BACKGROUND,
-    SCORES,
-    ActivationStore,
-    ActivationWriter,
-    Output,
-    activation_chunks,
-    escape,
-    open_store,
-    save,
-    save_activations,
-    unescape,
-    zarr_layers,
-)
-from hpv.store import activations as activations_module
+from hpv.activations import stored
+from hpv.activations.stored import ActivationStore, activation_chunks
+from hpv.activations.writing import ActivationWriter, save_activations
+from hpv.base.errors import DataError, HpvWarning, InputError, OutputExistsError, StoreError
+from hpv.base.floats import BFLOAT16, FLOAT32, FLOAT64
+from hpv.places import locks as locks_module
+from hpv.places.names import escape, unescape
 from hpv.store import chunks as chunks_module
-from hpv.store import locks as locks_module
+from hpv.store.foreign import zarr_layers
+from hpv.store.headers import ACTIVATIONS, BACKGROUND, SCORES
+from hpv.store.output import Output
+from hpv.store.reading import open_store
 
 REQUEST = {"bins": 32, "input": {"path": "a.npy", "shape": [3, 4]}}
+
+
+def save(
+    path: str | os.PathLike[str],
+    kind: str,
+    attributes: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    request: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path | str:
+    """Write a whole store of arrays that are in memory; each is cut along its first dimension into chunks of 4 MiB."""
+    with Output.begin(path, kind, request or {}, overwrite=overwrite) as output:
+        if output.already_complete:
+            return output.path
+        for name, values in arrays.items():
+            row = max(values[:1].nbytes, 1)
+            rows = max(1, min(len(values), (4 << 20) // row))
+            output.create(name, values.shape, values.dtype, (rows, *(max(size, 1) for size in values.shape[1:])))
+            output.write(name, None, values)
+        return output.finish(attributes)
 
 
 @pytest.fixture
@@ -684,7 +698,8 @@ def test_file_addresses_are_paths(path: Path) -> None:
 
 KILLED = """
 import os, sys, numpy as np
-from hpv.store import Output, SCORES
+from hpv.store.output import Output
+from hpv.store.headers import SCORES
 output = Output.begin(sys.argv[1], SCORES, {})
 output.create("a", (1000, 50), "f4", (10, 50))
 for number in range(output.progress.get("done", 0), 100):
@@ -769,8 +784,8 @@ def test_activation_chunks(nodes: int, itemsize: int) -> None:
 
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations_module, "_CHUNK_BYTES", 64)
-    monkeypatch.setattr(activations_module, "_ROWS", (1, 8))
+    monkeypatch.setattr(stored, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(stored, "CHUNK_ROWS", (1, 8))
 
 
 FORMS = {"a": (3, FLOAT32), "b/c": (5, FLOAT64), "h": (2, BFLOAT16)}

@@ -8,11 +8,21 @@ import torch
 import zarr
 
 import hpv
-from hpv import fitting, proposing, scores, scoring, streaming
-from hpv.fitting import prepare_fit
-from hpv.floats import BFLOAT16
-from hpv.opening import fit_to_store, merge_to_store
-from hpv.store import save_activations
+from hpv.activations.writing import save_activations
+from hpv.base.floats import BFLOAT16
+from hpv.fitting import counting
+from hpv.fitting.counting import _count_segment
+from hpv.fitting.job import prepare_fit
+from hpv.fitting.merging import merge_to_store
+from hpv.fitting.proposing import _Pilot
+from hpv.fitting.running import fit_to_store
+from hpv.scoring import tallying
+from hpv.scoring.job import prepare_score
+from hpv.scoring.running import score_to_store
+from hpv.scoring.stored import ScoreWriter
+from hpv.walking import keeping
+from hpv.walking.progress import Quiet
+from hpv.walking.threads import Queue
 
 
 @pytest.fixture
@@ -33,7 +43,7 @@ class Stop(Exception):
     """Stands for a kill."""
 
 
-class StopAfter(streaming.Quiet):
+class StopAfter(Quiet):
     """Stops after so many bytes."""
 
     def __init__(self, limit):
@@ -94,9 +104,9 @@ def test_changed_background_is_noticed(tmp_path, data):
 
 @pytest.mark.parametrize("after", [1000, 200_000, 260_000])
 def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.tiling.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 4000)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
     ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
     with pytest.raises(Stop):
         fit_to_store(ready, tmp_path / "b", progress=StopAfter(after))
@@ -118,21 +128,21 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
     whole = hpv.fit(data["relu/1"]).fingerprint
     array = zarr.create_array(tmp_path / "x", shape=(900, 40), chunks=(64, 4), dtype="f4")
     array[...] = data["relu/1"]
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", seconds)
-    monkeypatch.setattr("hpv.tiling.SEGMENT", 1)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 1)
     with pytest.raises(Stop):
         fit_to_store(prepare_fit(tmp_path / "x", threads=1), tmp_path / "b", progress=StopAfter(13 * 900 * 4))
     kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
     assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
-    monkeypatch.setattr("hpv.tiling.SEGMENT", 8 * (1024 + 508) * 4)
+    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 8 * (1024 + 508) * 4)
     ready, proposed = prepare_fit(tmp_path / "x", threads=2), []
-    propose = proposing._Pilot.propose
+    propose = _Pilot.propose
 
     def spy(self, tile, threads):
         proposed.append(tile)
         return propose(self, tile, threads)
 
-    monkeypatch.setattr(proposing._Pilot, "propose", spy)
+    monkeypatch.setattr(_Pilot, "propose", spy)
     background, _ = fit_to_store(ready, tmp_path / "b")
     assert proposed == [slice(12, 16), slice(16, 24), slice(24, 32), slice(32, 40)]
     assert background.fingerprint == whole
@@ -147,18 +157,18 @@ def test_layers_that_are_done_before_anything_is_kept_are_kept_later(tmp_path, d
     states = zarr.open_group(tmp_path / "b").attrs["progress"]["states"]
     assert {name: (state["tile"], state["samples"]) for name, state in states.items()} == {"relu/1": (0, 900)}
     counted = []
-    original = fitting._count_segment
+    original = _count_segment
 
     def spy(layer, *rest):
         counted.append(layer.name)
         return original(layer, *rest)
 
-    monkeypatch.setattr(fitting, "_count_segment", spy)
+    monkeypatch.setattr(counting, "_count_segment", spy)
     assert fit_to_store(ready, tmp_path / "b")[0].fingerprint == whole.fingerprint
     assert counted == ["head"]
 
 
-class Leaky(streaming.Queue):
+class Leaky(Queue):
     """Loses what it gives out first, or gives it out twice and loses what comes then."""
 
     twice = False
@@ -178,12 +188,13 @@ class Leaky(streaming.Queue):
 @pytest.mark.parametrize("twice", [False, True])
 def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatch, twice):
     background = hpv.fit(data)
-    monkeypatch.setattr("hpv.tiling.LARGEST_BLOCK", 4000)
-    monkeypatch.setattr("hpv.tiling.LEAST_IN_MEMORY", 4000)
-    monkeypatch.setattr("hpv.tiling.LARGEST_IN_MEMORY", 4000)
-    monkeypatch.setattr("hpv.tiling.KEPT_CHUNK", 1)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr("hpv.walking.tiling.LEAST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr("hpv.walking.tiling.KEPT_CHUNK", 1)
     monkeypatch.setattr(Leaky, "twice", twice)
-    monkeypatch.setattr(streaming, "Queue", Leaky)
+    monkeypatch.setattr(counting, "Queue", Leaky)
+    monkeypatch.setattr(tallying, "Queue", Leaky)
     with pytest.raises(hpv.DataError, match=r"sample 0 was not counted once; part of the work was lost"):
         fit_to_store(prepare_fit(data, edges=background), tmp_path / "b")
     with pytest.raises(hpv.DataError, match=r"sample 0: (0|94) of 47 nodes went into its scores; part of the work"):
@@ -196,19 +207,19 @@ def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatc
 @pytest.mark.parametrize("lost", [0, 3, 7])
 def test_scores_that_are_lost_are_noticed(tmp_path, data, monkeypatch, lost):
     background = hpv.fit(data)
-    monkeypatch.setattr(scoring, "segment_length", lambda ready: 128)
-    take, calls = scores._Writer.take_scores, []
+    monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
+    take, calls = ScoreWriter.take_scores, []
 
     def leaky(self, *part):
         calls.append(part)
         if len(calls) != lost + 1:
             take(self, *part)
 
-    monkeypatch.setattr(scores._Writer, "take_scores", leaky)
+    monkeypatch.setattr(ScoreWriter, "take_scores", leaky)
     with pytest.raises(hpv.DataError, match=r"not every sample from \d+ to 899 was scored once; part of the work"):
         hpv.score(background, data, tmp_path / "s", threads=1)
     assert len(calls) == 8
-    monkeypatch.setattr(scores._Writer, "take_scores", take)
+    monkeypatch.setattr(ScoreWriter, "take_scores", take)
     found = hpv.score(background, data, tmp_path / "s", threads=1)
     np.testing.assert_array_equal(
         found.get(*found.kinds[0]).score, background.scan(data, tail="right", statistic="berk_jones").score
@@ -217,9 +228,10 @@ def test_scores_that_are_lost_are_noticed(tmp_path, data, monkeypatch, lost):
 
 def test_counts_carry_what_they_have_seen(data, monkeypatch):
     """Should a range be lost where that is not noticed at once, the state of its layer shows it."""
-    monkeypatch.setattr(streaming, "first_gap", lambda *_: None)
-    monkeypatch.setattr(streaming, "Queue", Leaky)
-    monkeypatch.setattr("hpv.tiling.LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr(counting, "first_gap", lambda *_: None)
+    monkeypatch.setattr(counting, "Queue", Leaky)
+    monkeypatch.setattr(tallying, "Queue", Leaky)
+    monkeypatch.setattr("hpv.walking.tiling.LARGEST_IN_MEMORY", 4000)
     with pytest.raises(hpv.DataError, match=r"node 0 has seen \d+ of 900 samples; part of the work was lost"):
         hpv.fit(data, edges={name: [0.0] for name in data})
 
@@ -280,7 +292,7 @@ def test_scores_of_many_tiles_are_those_of_one(tmp_path):
     rng = np.random.default_rng(8)
     wide = {"wide": rng.normal(size=(300, 9000)).astype(np.float32), "head": rng.normal(size=(300, 5))}
     background = hpv.fit(wide)
-    plans = [scoring.prepare_score(background, wide, memory=memory).plan for memory in ("64MiB", "2GiB")]
+    plans = [prepare_score(background, wide, memory=memory).plan for memory in ("64MiB", "2GiB")]
     assert [plan.together for plan in plans] == [False, True]
     assert len(plans[0].layers[0].tiles) > 1
     tiled = hpv.score(background, wide, tmp_path / "tiled", memory="64MiB")
@@ -296,7 +308,7 @@ def test_codes_are_collected_until_they_fill_chunks(tmp_path):
     values = np.random.default_rng(9).normal(size=(5000, 1024)).astype(np.float32)
     save_activations(tmp_path / "a", {"layer": values})
     background = hpv.fit(tmp_path / "a")
-    ready = scoring.prepare_score(background, tmp_path / "a", threads=2)
+    ready = prepare_score(background, tmp_path / "a", threads=2)
     assert (ready.plan.layers[0].block, ready.plan.layers[0].part) == (1024, 4096)
     found = hpv.score(background, tmp_path / "a", tmp_path / "s", keep=("codes", "ranges"), tails=("left",), threads=2)
     assert found.codes("layer").chunks == (4096, 1024)
@@ -311,13 +323,13 @@ def test_codes_are_collected_until_they_fill_chunks(tmp_path):
 
 def test_score_continues_where_it_stopped(tmp_path, data, monkeypatch):
     background = hpv.fit(data)
-    monkeypatch.setattr(scoring, "segment_length", lambda ready: 128)
-    ready = scoring.prepare_score(background, data, threads=1)
+    monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
+    ready = prepare_score(background, data, threads=1)
     with pytest.raises(Stop):
-        scores.write_scores(ready, tmp_path / "s", ("codes",), False, StopAfter(100_000))
+        score_to_store(ready, tmp_path / "s", ("codes",), False, StopAfter(100_000))
     with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
         hpv.open(tmp_path / "s")
-    found = scores.write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+    found = hpv.Scores(*score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet()))
     assert not found.already_complete
     whole = hpv.score(background, data, tmp_path / "other", threads=2)
     for kind in whole.kinds:
@@ -333,11 +345,11 @@ def test_slow_scores_are_kept_when_some_time_has_passed(tmp_path, memory, monkey
     wide = np.random.default_rng(8).normal(size=(700, 9000)).astype(np.float32)
     background = hpv.fit(wide, pilot=100)
     whole = hpv.score(background, wide, tmp_path / "whole")
-    monkeypatch.setattr(streaming, "CHECKPOINT_SECONDS", 0.0)
-    ready = scoring.prepare_score(background, wide, memory=memory, threads=1)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    ready = prepare_score(background, wide, memory=memory, threads=1)
     assert ready.plan.together == (memory == "2GiB")
     seen = []
-    original = scores._Writer.take_scores
+    original = ScoreWriter.take_scores
 
     def take(self, samples, results, missing):
         original(self, samples, results, missing)
@@ -345,14 +357,14 @@ def test_slow_scores_are_kept_when_some_time_has_passed(tmp_path, memory, monkey
         if len(seen) == 2:
             raise Stop
 
-    monkeypatch.setattr(scores._Writer, "take_scores", take)
+    monkeypatch.setattr(ScoreWriter, "take_scores", take)
     with pytest.raises(Stop):
-        scores.write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+        score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet())
     part = ready.plan.layers[0].part
     assert seen == [(part, part), (2 * part, 2 * part)]
     assert 2 * part < 700
-    monkeypatch.setattr(scores._Writer, "take_scores", original)
-    found = scores.write_scores(ready, tmp_path / "s", ("codes",), False, streaming.Quiet())
+    monkeypatch.setattr(ScoreWriter, "take_scores", original)
+    found = hpv.Scores(*score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet()))
     for kind in whole.kinds:
         for name in ("score", "alpha", "size", "label"):
             np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(whole.get(*kind), name))

@@ -14,7 +14,7 @@ from benchmarks.measuring import Options, Table
 
 def missing() -> str | None:
     """Why this part cannot be measured here; None if it can."""
-    from hpv.backends import missing as lacking
+    from hpv.backends.choosing import lacks as lacking
     from hpv.kernels.cuda.device import SIMULATED
 
     return "the simulator tells no times" if SIMULATED else lacking("cuda")

@@ -12,10 +12,10 @@ import numpy as np
 import hpv
 from benchmarks.cuda.device import BASE, BINS, rows_of
 from benchmarks.measuring import MIB, Options, Table, half_relu, met, rounds_of
+from hpv.api.background import Background
 from hpv.backends import gpu, moving
-from hpv.background import Background
+from hpv.base.machine import available_memory
 from hpv.kernels.cuda.device import cuda
-from hpv.resources import available_memory
 
 LEAST_OF_PCIE = 0.85
 """Share of the copy's rate that a call on pinned memory must reach."""

@@ -11,14 +11,14 @@ import numpy as np
 import hpv
 from benchmarks.cuda.device import BASE, BINS, rows_of, timed
 from benchmarks.measuring import Options, Table, half_relu, met
+from hpv.api.background import Background
 from hpv.backends import cpu, gpu, moving
 from hpv.backends import cuda as backend
-from hpv.background import Background
-from hpv.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FloatFormat, convert_keys
+from hpv.base.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FloatFormat, convert_keys
+from hpv.histograms.ranges import TAILS, outward, range_tables
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
-from hpv.pvalues import TAILS, outward, range_tables
-from hpv.scanning import GRID, grid, level_table
+from hpv.scanning.scanner import GRID, grid, level_table
 
 FORMS = (FLOAT16, BFLOAT16, FLOAT32, FLOAT64)
 """Narrow ones first: their results take the most memory, which is then used again."""

@@ -13,10 +13,10 @@ import hpv
 from benchmarks.cuda.device import BASE, BINS, rows_of, timed
 from benchmarks.cuda.kernels import tables_of
 from benchmarks.measuring import Options, Table, gaussian
+from hpv.api.background import Background
 from hpv.backends import cuda as backend
 from hpv.backends import moving
-from hpv.background import Background
-from hpv.floats import FLOAT32, from_keys, to_keys
+from hpv.base.floats import FLOAT32, from_keys, to_keys
 from hpv.kernels.cuda import counting, ranging
 from hpv.kernels.cuda.device import cuda
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hpv.backends import OWN_MEMORY, Counted, Room, coded_samples
-from hpv.buffers import Buffers
-from hpv.floats import FloatFormat
+from hpv.backends.protocol import OWN_MEMORY, Room, coded_samples
+from hpv.base.buffers import Buffers
+from hpv.base.floats import FloatFormat
+from hpv.histograms.state import Counted
 from hpv.kernels.cpu import coding, ranging, tallying
 
 name = "cpu"

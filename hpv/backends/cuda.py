@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpv.backends import Counted, Room, cpu, gpu, moving
+from hpv.backends import cpu, gpu, moving
 from hpv.backends.moving import (
     Piece,
     PinnedBuffers,
@@ -25,12 +25,14 @@ from hpv.backends.moving import (
     send_along,
     upload,
 )
-from hpv.buffers import Buffers
-from hpv.errors import InputError
-from hpv.floats import FloatFormat
+from hpv.backends.protocol import Room
+from hpv.base.buffers import Buffers
+from hpv.base.errors import InputError
+from hpv.base.floats import FloatFormat
+from hpv.base.words import MIB
+from hpv.histograms.state import Counted
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
-from hpv.resources import MIB
 
 name = "cuda"
 codes_again = True
@@ -40,9 +42,6 @@ FEWEST_OF_A_GROUP = 256
 """Samples that are worth a pass of their own."""
 ROOM_SHARE = 4
 """One part in so many of what is free on the GPU stays so."""
-
-
-# --- whether it is there ---
 
 
 def missing() -> str | None:
@@ -81,9 +80,6 @@ class Coder:
         self.form = form
         self.wide = gpu.wide(form.key)
         self.tables = Tables(np.ascontiguousarray(edges.T, self.wide))
-
-
-# --- counting ---
 
 
 class _Accumulation:
@@ -159,9 +155,6 @@ def finish_counts(accumulator: Accumulator) -> Counted:
         highest,
         accumulator.seen,
     )
-
-
-# --- codes and ranges ---
 
 
 def make_coder(edges: np.ndarray, form: FloatFormat) -> Coder:
@@ -274,9 +267,6 @@ def _leave(stream: Any, out: Sequence[Any]) -> None:
     """Results that torch reads on the stream that they are made on need not be there yet; others do not wait."""
     if not (gpu.is_external(stream) and all(hasattr(one, "is_cuda") for one in out)):
         stream.synchronize()
-
-
-# --- tallies ---
 
 
 class Tallier:

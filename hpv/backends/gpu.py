@@ -11,10 +11,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from hpv.backends import VISIBLE_GPUS
-from hpv.errors import DataError, HpvError, InputError
+from hpv.backends.protocol import VISIBLE_GPUS
+from hpv.base.errors import DataError, HpvError, InputError
+from hpv.base.words import human
 from hpv.kernels.cuda.device import SIMULATED, cuda
-from hpv.resources import human
 
 NO_MEMORY = "out of memory"
 _DRIVER_ERRORS = {"CudaDriverError", "CudaSupportError", "CUDAError", "NvvmSupportError"}

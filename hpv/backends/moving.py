@@ -17,10 +17,10 @@ import numpy as np
 
 from hpv.backends import gpu
 from hpv.backends.gpu import plainly
-from hpv.buffers import Buffers
-from hpv.errors import InputError
+from hpv.base.buffers import Buffers
+from hpv.base.errors import InputError
+from hpv.base.words import MIB
 from hpv.kernels.cuda.device import cuda
-from hpv.resources import MIB
 
 LARGEST_PLACE = 8 * MIB
 """Bytes that are copied to pinned memory at once: for more, copying is no faster."""

@@ -9,6 +9,6 @@ if importlib.util.find_spec("torch") is None:
 
 from hpv.capturing.estimate import CapturePlan
 from hpv.capturing.monitoring import BatchScores, Monitor
-from hpv.capturing.running import Captured, capture
+from hpv.capturing.storing import Captured, capture
 
 __all__ = ["BatchScores", "CapturePlan", "Captured", "Monitor", "capture"]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpv.base.errors import InputError
 from hpv.capturing.hooks import tensors_of
-from hpv.errors import InputError
 
 _WRAPPERS = r"^(module\.|_orig_mod\.)+"
 """What DataParallel and torch.compile put before the names of parameters."""

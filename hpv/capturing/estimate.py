@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpv.addresses import is_address, real_path
-from hpv.errors import InputError
-from hpv.floats import FORMATS
-from hpv.resources import human, quantity
+from hpv.base.addresses import is_address, real_path
+from hpv.base.errors import InputError
+from hpv.base.floats import FORMATS
+from hpv.base.words import human, quantity
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from hpv.errors import DataError, HpvError, InputError, near
-from hpv.floats import BFLOAT16, FloatFormat, float_format
-from hpv.resources import quantity
+from hpv.base.errors import DataError, HpvError, InputError
+from hpv.base.floats import BFLOAT16, FloatFormat, float_format
+from hpv.base.words import nearly_meant, quantity
 
 _LISTED = 40
 
@@ -114,7 +114,7 @@ def modules_of(model: torch.nn.Module, layers: Iterable[str]) -> dict[str, str]:
 
 def _which(name: str, every: Sequence[str], once: Sequence[str]) -> str:
     """The names of modules that may have been meant, and of those that there are."""
-    close = near(name, every)
+    close = nearly_meant(name, every)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     listed = ", ".join(once[:_LISTED]) + (f" and {len(once) - _LISTED} more" if len(once) > _LISTED else "")
     return f"{hint} There are: {listed}."

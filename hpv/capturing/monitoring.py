@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpv.backends import get_backend
-from hpv.background import Background
+from hpv.activations.labels import check_labels
+from hpv.backends.choosing import get_backend
+from hpv.base.errors import InputError, warn
+from hpv.base.floats import FloatFormat
+from hpv.base.machine import thread_count
+from hpv.base.words import as_tuple, nearly_meant, quantity
 from hpv.capturing.batches import Call, largest_classes, weights_hash
+from hpv.capturing.devices import Place, Tallies
 from hpv.capturing.hooks import Hooks, LayerOutput, check_samples, modules_of, uncompiled
-from hpv.capturing.tensors import Place, Tallies
-from hpv.errors import InputError, near, warn
-from hpv.fitting import check_labels
-from hpv.floats import FloatFormat
-from hpv.pvalues import check_tail
-from hpv.resources import quantity, thread_count
-from hpv.scanning import FORMS, STATISTICS, Kind, Scored, subset_nodes
-from hpv.scoring import check_weights, count_missing, groups_of, scan_options, several
+from hpv.histograms.ranges import check_tail
+from hpv.histograms.state import BackgroundState
+from hpv.scanning.options import FORMS, STATISTICS, Kind
+from hpv.scanning.scanner import count_missing
+from hpv.scanning.scored import Scored, subset_nodes
+from hpv.scoring.matching import check_weights, groups_of, scan_options
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Monitor:
     def __init__(
         self,
         model: torch.nn.Module,
-        background: Background,
+        background: BackgroundState,
         *,
         tails: str | Sequence[str] = ("right", "left", "two-sided"),
         alphas: str = "grid",
@@ -96,9 +99,9 @@ class Monitor:
             raise InputError(f"model: a {type(model).__name__}; give a torch.nn.Module.")
         self.options = scan_options(background, STATISTICS, tails, FORMS, alphas, alpha_max, against)
         if layers is not None:
-            background = background.select(several(layers if isinstance(layers, str) else list(layers)))
+            background = background.select(as_tuple(layers if isinstance(layers, str) else list(layers)))
         self.background = background
-        self._keep = several(keep)
+        self._keep = as_tuple(keep)
         if set(self._keep) - {"codes"}:
             raise InputError(f"keep={keep!r}: give a list with codes, or none; ranges follow from codes by pvalues().")
         thread_count(threads)
@@ -210,7 +213,7 @@ class Monitor:
             return
         for given, layer in self._names.items():
             if layer not in batch.forms:
-                close = near(given, self._hooks.given)
+                close = nearly_meant(given, self._hooks.given)
                 hint = f" Close to it: {', '.join(close)}." if close else ""
                 raise InputError(
                     f"layer {given}: this forward pass of the model did not give it.{hint} Choose layers that every "
@@ -328,7 +331,7 @@ class BatchScores:
         return f"<hpv.BatchScores of {quantity(self.samples, 'sample')}>"
 
 
-def _names(background: Background, layers: Any) -> dict[str, str]:
+def _names(background: BackgroundState, layers: Any) -> dict[str, str]:
     """Layer of the background by that of the model."""
     given = dict(layers) if isinstance(layers, Mapping) else {name: name for name in background.layers}
     names = {theirs: ours for ours, theirs in given.items()}

@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from hpv.base.errors import HpvError
 from hpv.cli.app import command
+from hpv.cli.spelling import spell
 from hpv.cli.terminal import Terminal
-from hpv.errors import HpvError
 
 __all__ = ["main"]
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted, 1 a bug.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    terminal = Terminal(as_json="--json" in given)
+    terminal = Terminal(as_json="--json" in given, spell=lambda text: spell(text, command))
     try:
         with terminal.showing_warnings():
             work = command().main(args=given, prog_name="hpv", standalone_mode=False)

@@ -49,7 +49,7 @@ def _work(module: str, name: str, options: dict[str, Any]) -> Work:
                                          param_hint="--edges")  # fmt: skip
 
     def work(terminal: Terminal) -> None:
-        getattr(import_module(f"hpv.cli.{module}"), name)(terminal, **options)
+        getattr(import_module(f"hpv.cli.commands.{module}"), name)(terminal, **options)
 
     return work
 
@@ -136,7 +136,7 @@ def capture(
     json: o.Json = False,
 ) -> Work:
     """Run a torch model and store the outputs of its layers."""
-    return _work("capturing", "capture", locals())
+    return _work("capture", "capture", locals())
 
 
 @app.command(epilog="Example: hpv fit activations.zarr -o background.zarr --by-class --memory 2GiB")
@@ -163,7 +163,7 @@ def fit(
     json: o.Json = False,
 ) -> Work:
     """Fit a background: a histogram of every node, some 300 bytes."""
-    return _work("running", "fit", locals())
+    return _work("fit", "fit", locals())
 
 
 @app.command(epilog="Example: hpv merge monday.zarr tuesday.zarr -o both.zarr")
@@ -186,7 +186,7 @@ def merge(
 
     Of backgrounds that are no shards, those after the first are made with hpv fit --edges.
     """
-    return _work("running", "merge", locals())
+    return _work("merge", "merge", locals())
 
 
 @app.command(epilog="Example: hpv score background.zarr new.zarr -o scores.zarr --tail two-sided --tail left")
@@ -214,7 +214,7 @@ def score(
     json: o.Json = False,
 ) -> Work:
     """Score samples against a background; higher is more anomalous."""
-    return _work("running", "score", locals())
+    return _work("score", "score", locals())
 
 
 @plan_app.command("fit", epilog="Example: hpv plan fit activations.zarr --memory 512MiB")
@@ -235,7 +235,7 @@ def plan_fit(
     json: o.Json = False,
 ) -> Work:
     """What hpv fit with these options would read, write and need."""
-    return _work("running", "plan_fit", locals())
+    return _work("plan", "plan_fit", locals())
 
 
 @plan_app.command("score", epilog="Example: hpv plan score background.zarr new.zarr --keep codes,ranges")
@@ -257,7 +257,7 @@ def plan_score(
     json: o.Json = False,
 ) -> Work:
     """What hpv score with these options would read, write and need."""
-    return _work("running", "plan_score", locals())
+    return _work("plan", "plan_score", locals())
 
 
 @slurm_app.command(
@@ -331,7 +331,7 @@ def top(
     json: o.Json = False,
 ) -> Work:
     """Show the highest scores, and the nodes behind them."""
-    return _work("showing", "top", locals())
+    return _work("top", "top", locals())
 
 
 @app.command(epilog="Example: hpv info background.zarr")
@@ -340,7 +340,7 @@ def info(
     json: o.Json = False,
 ) -> Work:
     """Say what a store holds, also an incomplete one."""
-    return _work("describing", "info", locals())
+    return _work("info", "info", locals())
 
 
 @app.command(epilog="Example: hpv export scores.zarr -o scores.csv")
@@ -351,7 +351,7 @@ def export(
     json: o.Json = False,
 ) -> Work:
     """Write scores as a table, a row per sample."""
-    return _work("showing", "export", locals())
+    return _work("export", "export", locals())
 
 
 @app.command(epilog="Example: hpv demo --seeds 5")
@@ -361,4 +361,4 @@ def demo(
     json: o.Json = False,
 ) -> Work:
     """Find anomalies among handwritten digits, from start to end."""
-    return _work("running", "demo", locals())
+    return _work("demo", "demo", locals())

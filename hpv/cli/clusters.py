@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hpv.backends import VISIBLE_GPUS, gpus_for
-from hpv.errors import InputError
-from hpv.resources import thread_count
+from hpv.backends.choosing import gpus_for
+from hpv.backends.protocol import VISIBLE_GPUS
+from hpv.base.errors import InputError
+from hpv.base.machine import thread_count
 
 if TYPE_CHECKING:
     from distributed import Nanny

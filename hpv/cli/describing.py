@@ -4,61 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpv.background import Background
-from hpv.cli.terminal import Terminal, grid, table
-from hpv.errors import InputError, StoreError
-from hpv.resources import human, quantity
-from hpv.scores import Scores
-from hpv.store import SCORES, open_store, shard_state, shards_of
+from hpv.activations.layers import Activations
+from hpv.api.background import Background
+from hpv.api.scores import Scores
+from hpv.base.errors import InputError, StoreError
+from hpv.base.words import human, quantity
+from hpv.cli.terminal import grid, table
+from hpv.places.place import place_of
+from hpv.store.headers import header_of
+from hpv.store.reading import check_header
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from hpv.sources import Activations
 
 TILE_VALUES = 2**24
 """Survivor counts that are looked at together when modal values are counted."""
 KINDS = {"hpv-activations": "activations", "hpv-background": "background", "hpv-scores": "scores"}
 MOST_CLASSES = 12
 """Listed in words; all are among the facts."""
-
-
-def info(terminal: Terminal, *, store: str) -> None:
-    """``hpv info``."""
-    header = _header(store)
-    if header is not None and header.get("complete") is not True:
-        _show_incomplete(terminal, store, header)
-        return
-    shown: list[RenderableType]
-    if header is not None and header["format"] == "hpv-background":
-        from hpv.opening import open_background
-
-        background = open_background(store)
-        document = {**background_facts(background), **_modal(background)}
-        shown = [*background_summary(document), _background_layers(document)]
-    elif header is not None and header["format"] == "hpv-scores":
-        document = scores_facts(Scores(open_store(store, SCORES)))
-        shown = scores_summary(document)
-    else:
-        from hpv.sources import open_activations
-
-        document = _activation_facts(open_activations(store))
-        shown = _activation_summary(document)
-    ours = "" if header is None else f", hpv format version {header['version']}"
-    size = _bytes_on_disk(store)
-    document = {"store": store, "kind": document.pop("kind"), "complete": True, "bytes_on_disk": size, **document}
-    heading = f"{store}: {document['kind']}{'' if size is None else f', {human(size)} on disk'}{ours}"
-    made = _request(header)
-    terminal.result({**document, "request": made}, heading, *shown, *([f"made by {_words(made)}"] if made else []))
-
-
-# --- backgrounds ---
 
 
 def background_facts(background: Background) -> dict[str, Any]:
@@ -118,7 +87,7 @@ def background_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
     return [grid([*rows, ("fingerprint", facts["fingerprint"])])]
 
 
-def _modal(background: Background) -> dict[str, Any]:
+def modal_counts(background: Background) -> dict[str, Any]:
     """Facts of the layers with the nodes that have modal values, and the most edges that a node has."""
     layers = background_facts(background)["layers"]
     for layer in layers:
@@ -134,7 +103,8 @@ def _modal(background: Background) -> dict[str, Any]:
     return {"layers": layers}
 
 
-def _background_layers(facts: Mapping[str, Any]) -> RenderableType:
+def background_layers(facts: Mapping[str, Any]) -> RenderableType:
+    """A table with a row for every layer of a background."""
     heads = ("layer", "nodes", "dtype", "bytes/node", "edges at most", "nodes with modal values", "NaN")
     names = ("name", "nodes", "dtype", "bytes_per_node", "most_edges", "modal_nodes", "nan")
     return table(heads, [[layer[name] for name in names] for layer in facts["layers"]], ("layer", "dtype"))
@@ -142,9 +112,6 @@ def _background_layers(facts: Mapping[str, Any]) -> RenderableType:
 
 def _state_bytes(state: Any) -> int:
     return sum(getattr(state, name).nbytes for name in ("edges", "survivors", "missing", "lowest", "highest"))
-
-
-# --- scores ---
 
 
 def scores_facts(scores: Scores) -> dict[str, Any]:
@@ -178,10 +145,8 @@ def scores_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
     return [grid([*rows, *(("from", value) for value in _origin(facts.get("origin", {})))])]
 
 
-# --- activations ---
-
-
-def _activation_facts(source: Activations) -> dict[str, Any]:
+def activation_facts(source: Activations) -> dict[str, Any]:
+    """What activations are, for programs; opens them and reads their labels."""
     notes = {entry["name"]: entry for entry in source.attributes.get("layers", [])}
     layers = [
         {
@@ -203,7 +168,8 @@ def _activation_facts(source: Activations) -> dict[str, Any]:
             "layers": layers, "classes": classes, "ids": source.ids is not None, "origin": origin}  # fmt: skip
 
 
-def _activation_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
+def activation_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
+    """The same in words."""
     rows = [("samples", f"{facts['samples']:,}{' with ids' if facts['ids'] else ''}")]
     if facts["classes"] is not None:
         rows.append(("labels", f"{facts['origin'].get('labels') or 'given'}; {_classes(facts['classes'])}"))
@@ -221,49 +187,8 @@ def _activation_summary(facts: Mapping[str, Any]) -> list[RenderableType]:
     return [grid(rows), table(heads, layers, ("layer", "dtype", "reduced by"))]
 
 
-# --- incomplete stores ---
-
-
-def _show_incomplete(terminal: Terminal, store: str, header: Mapping[str, Any]) -> None:
-    kind, made = KINDS[header["format"]], _request(header)
-    steps = list(_steps(header))
-    document = {"store": store, "kind": kind, "complete": False, "bytes_on_disk": _bytes_on_disk(store),
-                "progress": header.get("progress", {}), "request": made}  # fmt: skip
-    of = shards_of(header)
-    if of is not None:
-        state = shard_state(store, of)
-        document["shards"] = {"of": of, "missing": state.missing, "unfinished": state.unfinished}
-        lines = [f"{store}: {kind}, incomplete: {state} {store}."]
-    else:
-        lines = [f"{store}: {kind}, incomplete: run the command that was writing it again, it continues."]
-        lines += [f"so far: {'; '.join(steps) or 'nothing that survives a stop'}"]
-    terminal.result(document, *lines, *([f"begun by {_words(made)}"] if made else []))
-
-
-def _steps(header: Mapping[str, Any]) -> Iterator[str]:
-    """How far the run was that wrote the store."""
-    progress = header.get("progress", {})
-    if progress.get("stored"):
-        yield f"{quantity(progress['stored'], 'sample')} of all layers"
-    if progress.get("samples"):
-        layers = header.get("request", {}).get("activations", {}).get("layers", {})
-        of = next((f" of {layer['shape'][0]:,}" for layer in layers.values() if layer.get("shape")), "")
-        yield f"scored samples: {progress['samples']:,}{of}"
-    states = progress.get("states", {})
-    for layer, edges in progress.get("edges", {}).items():
-        yield f"edges of {quantity(edges['nodes'], 'node')} of {layer}"
-    for layer, state in states.items():
-        samples = quantity(state["samples"], "sample")
-        yield f"{samples} of {layer} counted in tile {state['tile'] + 1} of {state['walk']}"
-
-
-# --- shared ---
-
-
-def _header(store: str) -> dict[str, Any] | None:
+def summary_header(store: str) -> dict[str, Any] | None:
     """Attributes of a store of hpv, complete or not; None for anything else."""
-    from hpv.store.reading import check_header, header_of
-
     try:
         header = header_of(store)
     except StoreError:
@@ -275,11 +200,12 @@ def _header(store: str) -> dict[str, Any] | None:
     return header
 
 
-def _request(header: Mapping[str, Any] | None) -> dict[str, Any]:
+def request_text(header: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a store was asked to hold; empty where it says nothing."""
     return dict((header or {}).get("request", {}))
 
 
-def _words(request: Mapping[str, Any]) -> str:
+def request_words(request: Mapping[str, Any]) -> str:
     """The command that a store answers, on one line."""
     rest = dict(request)
     # What the library saves and captures is not always asked for by a command.
@@ -309,7 +235,6 @@ def _shape(sizes: Any) -> str:
     return "-" if sizes is None else " x ".join(str(size) for size in sizes)
 
 
-def _bytes_on_disk(store: str) -> int | None:
-    from hpv.store.places import place_of
-
+def bytes_on_disk(store: str) -> int | None:
+    """Bytes of a file, or of all files of a store; None where that is not known."""
     return os.path.getsize(store) if os.path.isfile(store) else place_of(store, read_only=True).size()

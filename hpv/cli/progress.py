@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import typer
 
-from hpv.errors import StoppedError
+from hpv.base.errors import StoppedError
+from hpv.base.words import human, quantity
 
 LINE_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
@@ -28,7 +29,7 @@ def make_meter(command: str, total: int | None, unit: str, *, shown: bool) -> Me
 
 
 class Meter:
-    """Counts work as `hpv.streaming.Progress`, and stops it between two blocks when the process is told to end."""
+    """Counts work as `Progress`, and stops it between two blocks when the process is told to end."""
 
     def __init__(self, command: str, total: int | None, unit: str) -> None:
         """``unit``: what is counted, as ``byte`` or ``sample``."""
@@ -111,8 +112,6 @@ class Meter:
         return f"{self._amount(done)} in {_duration(self.seconds)}, {self._amount(done / self.seconds)}/s"
 
     def _amount(self, count: float) -> str:
-        from hpv.resources import human, quantity
-
         return human(count) if self._unit == "byte" else quantity(round(count), self._unit)
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import ast
 import functools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _VALUE = r"\[[^\]]*\]|'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|\w+"
@@ -14,21 +14,23 @@ _NONE = {"pilot": "all", "labels": "none"}
 """What None is called."""
 
 
-def as_options(text: str) -> str:
-    """A message with the parameters that are options as the command line spells them."""
-    return _pattern().sub(lambda found: _option(found["name"] or found["first"], found["value"]), text)
+def spell(text: str, command: Callable[[], Any]) -> str:
+    """A message with the parameters that are options of the parser ``command()`` as the command line spells them."""
+    options = _options(command)
+    return _pattern(command).sub(lambda found: _option(options[found["name"] or found["first"]], found), text)
 
 
 @functools.cache
-def _pattern() -> re.Pattern[str]:
+def _pattern(command: Callable[[], Any]) -> re.Pattern[str]:
     """``name=value`` and ``name=`` anywhere but in a path, and ``name`` where the message begins with ``name: ``."""
-    names = "|".join(_options())
+    names = "|".join(_options(command))
     named = rf"(?<![\w./-])(?P<name>{names})=(?:(?P<value>{_VALUE})(?![\w/])|(?=[\s,;.]|\Z))"
     return re.compile(rf"{named}|\A(?P<first>{names})(?=: )")
 
 
-def _option(name: str, value: str | None) -> str:
-    option = _options()[name]
+def _option(option: str, found: re.Match[str]) -> str:
+    """An option, with the value that a message gives it."""
+    name, value = found["name"], found["value"]
     if value is None:
         return option
     try:
@@ -44,10 +46,8 @@ def _option(name: str, value: str | None) -> str:
 
 
 @functools.cache
-def _options() -> dict[str, str]:
+def _options(command: Callable[[], Any]) -> dict[str, str]:
     """Name of the parameter in Python -> option. Lists are named in the plural there."""
-    from hpv.cli.app import command
-
     found: dict[str, str] = {}
     for parameter in _parameters(command()):
         option = max(parameter.opts, key=len)

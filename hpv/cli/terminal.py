@@ -6,15 +6,14 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hpv.base.errors import HpvError, HpvWarning
 from hpv.cli.progress import Meter, make_meter
-from hpv.cli.spelling import as_options
-from hpv.errors import HpvError, HpvWarning
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -26,8 +25,10 @@ WIDTH_OF_FILES = 200
 class Terminal:
     """Where a command prints: as text, or as JSON with nothing else on stdout."""
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, spell: Callable[[str], str] = str) -> None:
+        """``spell``: how a message of the library is worded here."""
         self.as_json = as_json
+        self.spell = spell
 
     def result(self, document: Mapping[str, Any], *shown: RenderableType) -> None:
         """The outcome of a command: the document with --json, else what is to be shown."""
@@ -61,12 +62,12 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """A warning as one line."""
-        text = as_options(text)
+        text = self.spell(text)
         typer.echo(_json({"warning": text}) if self.as_json else f"warning: {text}", err=True)
 
     def fail(self, text: str, kind: str) -> None:
         """An error as one message."""
-        text = as_options(text)
+        text = self.spell(text)
         typer.echo(_json({"error": text, "kind": kind}) if self.as_json else f"error: {text}", err=True)
 
     def fail_with(self, error: HpvError) -> int:

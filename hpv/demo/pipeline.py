@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 import hpv
+from hpv.activations.opening import open_activations
 from hpv.demo import comparison, costs, digits, exact, tables
-from hpv.scanning import score_tallies
-from hpv.sources import open_activations
+from hpv.scanning.scored import score_tallies
 
 ALPHA_MAX = 0.5
 AGAINST = {"pooled": "pooled", "per class": "own"}

@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore
 
-from hpv.errors import InputError
+from hpv.base.errors import InputError
 
 SWITCH = "HPV_ZARRS"
 """The environment variable that says whether: ``auto`` (the default), ``on`` or ``off``."""

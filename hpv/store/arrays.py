@@ -1,41 +1,39 @@
-"""One stored array: reading with damage named, creating, writing."""
+"""One stored array: reading with damage named."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
 import os
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
-from zarr.core.group import GroupMetadata
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.storage import LocalStore
 
-from hpv.errors import DataError
+from hpv.base.errors import DataError
+from hpv.places.remote import PlaceError
 from hpv.store.accelerating import accelerated
-from hpv.store.chunks import AGAIN, RESTORE, ChunkError, RawChunks, overlaps, read_region, write_region
-from hpv.store.remote import PlaceError, RemoteStore
+from hpv.store.chunks import AGAIN, RESTORE, ChunkError, overlaps, read_region
+from hpv.store.layouts import (
+    FRUGAL,
+    blosc_size,
+    chunk_file,
+    chunk_key,
+    codec_names,
+    count_missing_chunks,
+    ends_with_blosc,
+    grown,
+    layout_of,
+    missing_chunks_of,
+    raw_chunks,
+    stamp_of,
+)
 
-STRINGS = "string"
-"""The dtype of arrays of strings."""
 LARGEST_REQUEST = 1 << 20
 """Bytes of small chunks that Zarr is asked for at once."""
-FRUGAL = {"bytes", "blosc", "crc32c", "endian", "numcodecs.blosc", "numcodecs.zstd", "sharding_indexed", "zstd"}
-"""Codecs that hold a chunk twice while they decode it, as it was and as it becomes; measured. Others: four times."""
-GROUP = GroupMetadata()
-"""Metadata of a group within a store."""
 Selection = slice | Sequence[slice] | None
 
 
@@ -47,11 +45,11 @@ class StoredArray:
         self._array = array
         self._raw = raw_chunks(array, strict=strict)
         self._fast = accelerated(array) if self._raw is None else None
-        self._blosc = self._raw is None and _ends_with_blosc(array)
+        self._blosc = self._raw is None and ends_with_blosc(array)
         self._strict = strict
         self._missing: int | None = None
-        self._layout = _layout(array)
-        self._stamp = _stamp(array)
+        self._layout = layout_of(array)
+        self._stamp = stamp_of(array)
         self._fresh = True
         self.origin = origin
         """What messages call it."""
@@ -106,19 +104,19 @@ class StoredArray:
             beside = math.prod(-(-size // side) for size, side in zip(self.shape[1:], sides, strict=True))
             held = min(self._raw.ahead, -(-rows // height) * beside) * self._raw.bytes
             return held if self._raw.checksum else held // height * min(rows, height)
-        copies = 2 if self._fast is not None or _codec_names(self._array) <= FRUGAL else 4
+        copies = 2 if self._fast is not None or codec_names(self._array) <= FRUGAL else 4
         return copies * math.prod(self._request) * self.dtype.itemsize
 
     @cached_property
     def _request(self) -> tuple[int, ...]:
         """Shape of what Zarr is asked for at once: a chunk, or several small ones, whole rows first."""
-        return _grown(self.chunks, self.shape, max(LARGEST_REQUEST // self.dtype.itemsize, 1))
+        return grown(self.chunks, self.shape, max(LARGEST_REQUEST // self.dtype.itemsize, 1))
 
     @property
     def missing_chunks(self) -> int:
         """How many chunks have no file and are read as the fill value; 0 in stores that hpv wrote."""
         if self._missing is None:
-            self._missing = 0 if self._strict else _count_missing(self._array)
+            self._missing = 0 if self._strict else count_missing_chunks(self._array)
         return self._missing
 
     def read(self, selection: Selection = None, out: np.ndarray | None = None) -> np.ndarray:
@@ -178,7 +176,7 @@ class StoredArray:
         beyond the end of what is left of a blosc chunk.
         """
         for part in overlaps(starts, stops, tuple(self._array.shards or self.chunks)):
-            path = _chunk_file(self._array, part.index)
+            path = chunk_file(self._array, part.index)
             try:
                 size = os.stat(path).st_size
             except OSError:
@@ -187,13 +185,13 @@ class StoredArray:
                 raise ChunkError(part.index, "is damaged: its file is empty")
             if size is None and self._strict:
                 raise ChunkError(part.index, "is missing")
-            wanted = _blosc_size(path) if self._blosc and size else size
+            wanted = blosc_size(path) if self._blosc and size else size
             if wanted != size:
                 raise ChunkError(part.index, f"is damaged: its file has {size} bytes instead of {wanted}")
 
     def _refuse_missing(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> None:
-        wanted = {_chunk_key(self._array, part.index): part.index for part in overlaps(starts, stops, self.chunks)}
-        for key in sorted(_missing(self._array, wanted)):
+        wanted = {chunk_key(self._array, part.index): part.index for part in overlaps(starts, stops, self.chunks)}
+        for key in sorted(missing_chunks_of(self._array, wanted)):
             raise self._damaged(wanted[key], "is missing")
 
     def _first_bad_chunk(self, starts: tuple[int, ...], stops: tuple[int, ...]) -> tuple[int, ...]:
@@ -212,7 +210,7 @@ class StoredArray:
 
         Where it cannot be told cheaply it is looked up at the first read, and when a read ``failed``.
         """
-        stamp = _stamp(self._array)
+        stamp = stamp_of(self._array)
         if stamp == self._stamp and not (stamp is None and (self._fresh or failed)):
             return
         self._fresh = False
@@ -226,7 +224,7 @@ class StoredArray:
                 f"{self.origin}: it was there when it was opened and cannot be opened any more ({_one_line(error)}). "
                 "Put it back, or start again with another one."
             ) from error
-        now = _layout(found)
+        now = layout_of(found)
         changed = [name for name in (*self._layout, *now) if self._layout.get(name) != now.get(name)]
         if changed:
             name = changed[0]
@@ -241,109 +239,6 @@ class StoredArray:
         return DataError(f"{self.origin}: {chunk}{reason}. {step}")
 
 
-class WritableArray(StoredArray):
-    """An array of a store that is being written."""
-
-    def __init__(self, array: zarr.Array, origin: str) -> None:
-        super().__init__(array, origin, strict=True)
-        self._lock = threading.Lock()
-
-    def _refuse_changed(self, *, failed: bool = False) -> None:
-        """The run that has it changes it."""
-
-    def write(self, selection: Selection, data: Any) -> None:
-        """Put ``data`` where ``selection`` points; threads may write different chunks at the same time."""
-        starts, stops = bounds(selection, self.shape)
-        sizes = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
-        if self._raw is None:
-            strings = np.asarray(data, np.dtypes.StringDType())
-            if strings.shape != sizes:
-                raise ValueError(f"{self.origin}: data of shape {strings.shape} for a selection of shape {sizes}")
-            with self._lock:
-                self._array[tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))] = strings
-            return
-        values = np.asarray(data, self.dtype)
-        if values.shape != sizes:
-            raise ValueError(f"{self.origin}: data of shape {values.shape} for a selection of shape {sizes}")
-        try:
-            write_region(self._raw, self.shape, starts, values, self._lock)
-        except ChunkError as error:
-            raise self._damaged(error.index, error.reason) from error
-
-    def resize(self, shape: tuple[int, ...]) -> None:
-        """Change the lengths; what lies beyond them is not there any more."""
-        if shape == self.shape:
-            return
-        if isinstance(self._array.store, RemoteStore):
-            # Zarr would send a request for each chunk beyond the end, of which there are those at most that a killed
-            # run left behind.
-            sync(self._array.async_array.resize(shape, delete_outside_chunks=False))
-        else:
-            self._array.resize(shape)
-
-
-@lru_cache
-def array_metadata(
-    shape: tuple[int, ...],
-    dtype: str,
-    chunks: tuple[int, ...],
-    dimensions: tuple[str, ...] | None,
-    attributes: str,
-) -> Any:
-    """Of an array as hpv writes them: uncompressed, with crc32c, a file for every chunk. ``attributes`` are JSON."""
-    return zarr.create_array(
-        MemoryStore(),
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        filters=None,
-        compressors=[Crc32cCodec()],
-        fill_value="" if dtype == STRINGS else 0,
-        attributes=json.loads(attributes),
-        dimension_names=dimensions,
-    ).metadata
-
-
-def create_arrays(store: Store, nodes: Mapping[str, Any], origin: str) -> dict[str, WritableArray]:
-    """New arrays of this metadata, and the groups around them, all at once: one by one takes several milliseconds."""
-    nodes = {parent: GROUP for name in nodes for parent in parents(name)} | dict(nodes)
-    sync(_write_nodes(store, nodes))
-    made = {}
-    for name, node in nodes.items():
-        if node is not GROUP:
-            array = zarr.Array(zarr.AsyncArray(node, StorePath(store, name)))
-            made[name] = WritableArray(array, f"{origin}: array {name}")
-            if not made[name].is_plain:  # what Zarr writes needs a setting that arrays get when they are opened
-                made[name] = open_writable(store, name, made[name].origin)
-    return made
-
-
-def parents(name: str) -> list[str]:
-    """The groups around a node, but for the root."""
-    return [str(parent) for parent in PurePosixPath(name).parents if parent.name]
-
-
-async def _write_nodes(store: Store, nodes: Mapping[str, Any]) -> None:
-    """Write metadata. After an error Zarr's own way leaves the rest at work, and logs what they raise."""
-    places = asyncio.Semaphore(zarr.config.get("async.concurrency"))
-
-    async def write(name: str, node: Any) -> None:
-        async with places:
-            for key, content in node.to_buffer_dict(default_buffer_prototype()).items():
-                await store.set(f"{name}/{key}", content)
-
-    ends = await asyncio.gather(*(write(*each) for each in nodes.items()), return_exceptions=True)
-    for error in ends:
-        if error is not None:
-            raise error
-
-
-def open_writable(store: Store, name: str, origin: str) -> WritableArray:
-    """An array that an earlier run created."""
-    array = zarr.open_array(store, path=name, mode="r+", config={"write_empty_chunks": True})
-    return WritableArray(array, origin)
-
-
 def bounds(selection: Selection, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """First and last-plus-one index along each dimension."""
     if selection is None:
@@ -356,118 +251,5 @@ def bounds(selection: Selection, shape: tuple[int, ...]) -> tuple[tuple[int, ...
     return tuple(start for start, _, _ in ranges), tuple(max(start, stop) for start, stop, _ in ranges)
 
 
-def raw_chunks(array: zarr.Array, *, strict: bool) -> RawChunks | None:
-    """How to read the chunks directly; None where that needs Zarr: compressed, sharded, another byte order or store."""
-    dtype = np.dtype(array.dtype)
-    checksum = _plain_codecs(array)
-    native = dtype.isnative and sys.byteorder == "little" and dtype.kind in "fiub"
-    if checksum is None or not native or array.ndim == 0 or not isinstance(array.store, (LocalStore, RemoteStore)):
-        return None
-    fill = None if strict else array.fill_value
-    if fill is None and not strict:
-        fill = 0
-    if isinstance(array.store, RemoteStore):
-        return RawChunks(partial(_chunk_key, array), tuple(array.chunks), dtype, checksum, fill, array.store)
-    return RawChunks(partial(_chunk_file, array), tuple(array.chunks), dtype, checksum, fill)
-
-
-def _plain_codecs(array: zarr.Array) -> bool | None:
-    """Whether the plain bytes are followed by a checksum; None if the codecs do anything else."""
-    metadata = array.metadata
-    if metadata.zarr_format == 2:
-        plain = metadata.compressor is None and not metadata.filters and metadata.order == "C"
-        return False if plain else None
-    codecs = metadata.codecs
-    if not codecs or not isinstance(codecs[0], BytesCodec) or getattr(codecs[0].endian, "value", "little") != "little":
-        return None
-    if len(codecs) == 1:
-        return False
-    return True if len(codecs) == 2 and isinstance(codecs[1], Crc32cCodec) else None
-
-
-def _grown(chunk: tuple[int, ...], shape: tuple[int, ...], values: int) -> tuple[int, ...]:
-    """A multiple of a chunk's shape with up to so many values, the last dimensions first."""
-    grown = list(chunk)
-    for axis in reversed(range(len(chunk))):
-        most = -(-shape[axis] // chunk[axis])
-        grown[axis] *= max(1, min(most, values // math.prod(grown)))
-        if grown[axis] < shape[axis]:
-            break
-    return tuple(grown)
-
-
-def _layout(array: zarr.Array) -> dict[str, Any]:
-    """What the array's metadata say of its chunks and where they are."""
-    known: dict[str, Any] = json.loads(json.dumps(array.metadata.to_dict(), default=str))
-    return {name: known[name] for name in known if name not in ("attributes", "consolidated_metadata")}
-
-
-def _stamp(array: zarr.Array) -> tuple[int, ...] | None:
-    """Differs when the metadata of a local array have been written; None where that cannot be told cheaply."""
-    if not isinstance(array.store, LocalStore):
-        return None
-    name = "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-    try:
-        entry = os.stat(os.path.join(array.store.root, array.path, name))
-    except OSError:
-        return None
-    return entry.st_mtime_ns, entry.st_size, entry.st_ino
-
-
-def _codec_names(array: zarr.Array) -> set[str]:
-    """Of all codecs, those within shards too."""
-
-    def names(codecs: Any) -> Iterator[str]:
-        for codec in codecs:
-            known = codec if isinstance(codec, Mapping) else codec.to_dict()
-            yield known["name"]
-            yield from names(known.get("configuration", {}).get("codecs", ()))
-
-    if array.metadata.zarr_format == 3:
-        return set(names(array.metadata.codecs))
-    every = (*(array.metadata.filters or ()), *([array.metadata.compressor] if array.metadata.compressor else []))
-    return {codec.get_config()["id"] for codec in every}
-
-
-def _ends_with_blosc(array: zarr.Array) -> bool:
-    """Whether the files of chunks are what blosc made."""
-    if array.metadata.zarr_format == 2:
-        return array.metadata.compressor is not None and array.metadata.compressor.get_config()["id"] == "blosc"
-    return isinstance(array.metadata.codecs[-1], BloscCodec)
-
-
-def _blosc_size(path: str) -> int:
-    """Bytes that a blosc buffer says it has."""
-    with open(path, "rb") as file:
-        return int.from_bytes(file.read(16)[12:], "little")
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-def _chunk_file(array: zarr.Array, index: tuple[int, ...]) -> str:
-    assert isinstance(array.store, LocalStore)
-    return os.path.join(array.store.root, _chunk_key(array, index))
-
-
-def _chunk_key(array: zarr.Array, index: tuple[int, ...]) -> str:
-    key: str = array.metadata.encode_chunk_key(index)
-    return f"{array.path}/{key}" if array.path else key
-
-
-def _count_missing(array: zarr.Array) -> int:
-    pieces = array.shards or array.chunks
-    everything = overlaps((0,) * array.ndim, tuple(array.shape), tuple(pieces))
-    return len(_missing(array, [_chunk_key(array, part.index) for part in everything]))
-
-
-def _missing(array: zarr.Array, keys: Iterable[str]) -> set[str]:
-    """Those of the chunks' keys that are not there: one listing tells of all, but web servers have none."""
-
-    async def stored() -> set[str]:
-        return {key async for key in array.store.list_prefix(array.path)}
-
-    if isinstance(array.store, RemoteStore) and not array.store.lists:
-        return set(keys) - array.store.present(list(keys))
-    return set(keys) - sync(stored())

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from awscrt import checksums
 
-from hpv.store.remote import PlaceError, RemoteStore
+from hpv.places.remote import PlaceError, RemoteStore
 
 CHECKSUM_BYTES = 4
 LARGEST_KEPT = 32 << 20

@@ -1,4 +1,4 @@
-"""Zarr nodes of any writer as activations: arrays, groups of arrays, and hpv's own activation stores among them."""
+"""Zarr nodes of any writer: arrays, groups of arrays, and hpv's own activation stores among them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import zarr
 
-from hpv.errors import StoreError
-from hpv.store.activations import ActivationStore
+from hpv.base.errors import StoreError
 from hpv.store.arrays import StoredArray
-from hpv.store.reading import ACTIVATIONS, Store, check_header, open_node
+from hpv.store.headers import ACTIVATIONS
+from hpv.store.reading import Store, check_header, open_node
 
 
 def is_zarr(source: Any) -> bool:
@@ -18,8 +18,8 @@ def is_zarr(source: Any) -> bool:
     return isinstance(source, (zarr.Array, zarr.Group))
 
 
-def zarr_layers(source: Any) -> ActivationStore | StoredArray | dict[str, StoredArray]:
-    """What a path or a Zarr object holds: hpv's activation store, one array, or all arrays of a group by path."""
+def zarr_layers(source: Any) -> Store | StoredArray | dict[str, StoredArray]:
+    """What a path or a Zarr object holds: an activation store of hpv, one array, or all arrays of a group by path."""
     if is_zarr(source):
         node, origin = source, _location(source)
     else:
@@ -29,7 +29,7 @@ def zarr_layers(source: Any) -> ActivationStore | StoredArray | dict[str, Stored
     header = dict(node.attrs)
     if str(header.get("format", "")).startswith("hpv-"):
         check_header(header, origin, ACTIVATIONS)
-        return ActivationStore(Store(node, origin))
+        return Store(node, origin)
     members = sorted(node.members(max_depth=None))
     found = {name: StoredArray(item, f"{origin}/{name}", strict=False) for name, item in members if _is_array(item)}
     if not found:

@@ -8,7 +8,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,25 +16,16 @@ from typing import Any
 import numpy as np
 import zarr
 
-from hpv.errors import DataError, InputError, OutputExistsError, StoreError
-from hpv.store.arrays import (
-    GROUP,
-    STRINGS,
-    Selection,
-    WritableArray,
-    array_metadata,
-    create_arrays,
-    open_writable,
-    parents,
-)
-from hpv.store.locks import Lock
-from hpv.store.places import ROOT, Place, output_place, place_of
-from hpv.store.reading import NAMES, RESERVED, VERSION, read_header
-from hpv.store.remote import PlaceError
+from hpv.base.errors import DataError, InputError, OutputExistsError, StoreError
+from hpv.places.locks import Lock
+from hpv.places.place import Place, output_place, place_of
+from hpv.places.remote import PlaceError
+from hpv.store.arrays import Selection
+from hpv.store.creating import GROUP, STRINGS, WritableArray, array_metadata, create_arrays, open_writable, parents
+from hpv.store.exchanging import complete_exchange_at, empty, exchange, header_at, remove_scratch
+from hpv.store.headers import NAMES, RESERVED, VERSION
 from hpv.store.requests import difference
 
-SCRATCH = "progress"
-"""Folder of what a run needs to continue; removed once the store is complete."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -85,12 +76,12 @@ class Output:
         try:
             with _refusing(path):
                 target.prepare()
-                exchanged = _complete_exchange(target, overwrite)
+                exchanged = complete_exchange_at(target, overwrite)
                 # What was just put in its place is what this command asks for: do not make it a second time.
-                overwrite = overwrite and not (exchanged and difference(_header(target) or {}, wanted) is None)
+                overwrite = overwrite and not (exchanged and difference(header_at(target) or {}, wanted) is None)
                 output = cls._begin(target, wanted, overwrite, locks)
             if output.already_complete:
-                _remove_scratch(target)  # of a run that was killed right after it was complete
+                remove_scratch(target)  # of a run that was killed right after it was complete
             return output
         except BaseException:
             for lock in locks:
@@ -99,7 +90,7 @@ class Output:
 
     @classmethod
     def _begin(cls, target: Place, wanted: dict[str, Any], overwrite: bool, locks: list[Lock]) -> Output:
-        place, found = target, _header(target)
+        place, found = target, header_at(target)
         if found is not None:
             differs = difference(found, wanted)
             if found.get("complete") is True and differs is None and not overwrite:
@@ -117,7 +108,7 @@ class Output:
                     locks.append(target.lock(target.path))
         locks.append(place.lock(target.path))
         # Another run may have changed it before the lock was ours.
-        found = _header(place)
+        found = header_at(place)
         differs = None if found is None else difference(found, wanted)
         if found is not None and differs is None and found.get("complete") is True and place is target:
             locks.pop().release(remove=True)
@@ -125,7 +116,7 @@ class Output:
         if found is not None and (differs is not None or found.get("complete") is True):
             if place is target:
                 raise _exists(target, differs or "")
-            _empty(place)
+            empty(place)
             found = None
         fresh = found is None
         if found is None:
@@ -244,10 +235,10 @@ class Output:
         if self._others_write:  # of which one that was killed may have left what it was just writing
             self._place.tidy()
         self._save({"complete": True, "progress": {}})
-        _remove_scratch(self._place)
+        remove_scratch(self._place)
         with self._saving("the whole"):
             if self._place is not self._target:
-                _exchange(self._place, self._target, self._locks[-1])
+                exchange(self._place, self._target, self._locks[-1])
                 self._place = self._target
         self._release(remove=True)
         return self.path
@@ -331,34 +322,6 @@ def _saving(shown: Path | str, name: str) -> Iterator[None]:
         raise DataError(f"{shown}: {name}: {what}") from error
 
 
-def save(
-    path: str | os.PathLike[str],
-    kind: str,
-    attributes: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray],
-    *,
-    request: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> Path | str:
-    """Write a whole store of arrays that are in memory; each is cut along its first dimension into chunks of 4 MiB."""
-    with Output.begin(path, kind, request or {}, overwrite=overwrite) as output:
-        if output.already_complete:
-            return output.path
-        for name, values in arrays.items():
-            row = max(values[:1].nbytes, 1)
-            rows = max(1, min(len(values), (4 << 20) // row))
-            output.create(name, values.shape, values.dtype, (rows, *(max(size, 1) for size in values.shape[1:])))
-            output.write(name, None, values)
-        return output.finish(attributes)
-
-
-def _header(place: Place) -> dict[str, Any] | None:
-    try:
-        return read_header(place)
-    except StoreError as error:
-        raise OutputExistsError(str(error)) from None
-
-
 def _exists(target: Place, differs: str) -> OutputExistsError:
     return OutputExistsError(
         f"{target.path} holds something else: {differs}. Use another path, or give overwrite=True."
@@ -379,79 +342,3 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(
             f"{os.fspath(path)} cannot be written: {error.strerror or error}{where}; use another path."
         ) from error
-
-
-def _empty(place: Place) -> None:
-    """Remove what is in a place but its lock."""
-    # First it becomes a store of nothing: a kill on the way must leave neither a complete store nor one to continue.
-    attributes = zarr.open_group(place.store, mode="r+").attrs
-    attributes.put({**attributes, "request": {"removed": uuid.uuid4().hex}, "complete": False})
-    place.clear()
-    place.remove(ROOT)
-
-
-def _remove_scratch(place: Place) -> None:
-    """Of a store that is complete; before, a kill would leave notes of things that are not there."""
-    with suppress(OSError):
-        place.remove(SCRATCH)
-
-
-def _exchange(new: Place, target: Place, lock: Lock) -> None:
-    """Put the complete store ``new``, which ``lock`` is of, in the place of the old one."""
-    new.exchange(target)
-    lock.moved(target.path)
-    if new.copied:
-        _empty(new)
-
-
-def complete_exchange(path: str | os.PathLike[str]) -> bool:
-    """Finish what a run was doing that was killed after its new store was complete; whether there was such a run."""
-    return _complete_exchange(output_place(path), overwrite=True)
-
-
-def _complete_exchange(target: Place, overwrite: bool) -> bool:
-    """Finish what a run was doing that was killed after its new store was complete; whether there was such a run.
-
-    That is wanted by whoever overwrites, and by all where the old store is gone already.
-    """
-    new = target.beside("new")
-    header, there = _header(new), _header(target) or {}
-    if there.get("complete") is True:
-        target.sweep()
-        if _is_of_no_use(new, header, there):
-            _remove(new, there, target.path)
-            return header is not None and header.get("id") == there.get("id")
-    if header is None or header.get("complete") is not True:
-        return False
-    half_way = new.copied and there.get("id") == header.get("id")
-    if not (overwrite or half_way or target.names() is None):
-        return False
-    locks = [target.lock(target.path)] if new.copied else []
-    try:
-        locks.append(new.lock(target.path))
-        _remove_scratch(new)  # which the killed run may not have come to
-        _exchange(new, target, locks[-1])
-    finally:
-        for lock in reversed(locks):
-            lock.release(remove=True)
-    return True
-
-
-def _is_of_no_use(new: Place, header: Mapping[str, Any] | None, there: Mapping[str, Any]) -> bool:
-    """Whether a killed run had not begun with the new store, or was removing it: ``there`` is the complete target."""
-    if header is None:
-        return new.names() is not None
-    return "removed" in header.get("request", {}) or header.get("id") == there.get("id")
-
-
-def _remove(new: Place, there: Mapping[str, Any], shown: Path | str) -> None:
-    """Remove what is of no use, unless another run is at it, or it cannot be removed now: then a later one does."""
-    with suppress(OutputExistsError, OSError):
-        lock = new.lock(shown)
-        try:
-            header = _header(new)
-            if header is not None and _is_of_no_use(new, header, there):
-                _empty(new)
-        finally:
-            lock.release(remove=True)
-        new.drop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,19 +9,13 @@ from typing import Any
 import zarr
 from zarr.errors import NodeNotFoundError
 
-from hpv.addresses import is_address, without_scheme
-from hpv.errors import StoreError, near
+from hpv.base.addresses import is_address, without_scheme
+from hpv.base.errors import StoreError
+from hpv.base.words import nearly_meant
+from hpv.places.remote import PlaceError, RemoteStore
 from hpv.store.arrays import StoredArray
-from hpv.store.locks import LOCK
-from hpv.store.places import ROOT, Place, place_of
-from hpv.store.remote import PlaceError, RemoteStore
-
-ACTIVATIONS, BACKGROUND, SCORES = "hpv-activations", "hpv-background", "hpv-scores"
-VERSION = 1
-RESERVED = ("format", "version", "id", "complete", "request", "progress")
-"""Entries of the root's attributes that say what the store is; all others belong to its kind."""
-NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
-"""Of the formats, in messages."""
+from hpv.store.headers import NAMES, RESERVED, VERSION
+from hpv.store.shards import shard_state, shards_of
 
 
 class Store:
@@ -69,7 +62,7 @@ class Store:
             node = None
         if not isinstance(node, zarr.Array):
             names = self.names()
-            shown = near(name, names) or names[:10]
+            shown = nearly_meant(name, names) or names[:10]
             raise StoreError(f"{self.path}: there is no array {name}; there are {', '.join(shown) or 'none at all'}.")
         return StoredArray(node, f"{self.path}: array {name}", strict=True)
 
@@ -97,8 +90,6 @@ def check_header(header: Mapping[str, Any], path: str, kind: str | None = None) 
     if kind is not None and found != kind:
         raise StoreError(f"{path} is {NAMES[str(found)]}; this needs {NAMES[kind]}.")
     if header.get("complete") is not True:
-        from hpv.store.shards import shard_state, shards_of
-
         if (of := shards_of(header)) is not None:
             raise StoreError(f"{path} is incomplete: {shard_state(path, of)} {path}.")
         raise StoreError(f"{path} is incomplete: run the command that was writing it again, it continues.")
@@ -145,40 +136,10 @@ def _open_remote(address: str) -> zarr.Array | zarr.Group:
         raise StoreError(f"{address} is not a Zarr store that can be read: {error}") from error
 
 
-def header_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What `read_header` finds at a path or an address."""
-    try:
-        return read_header(place_of(path, read_only=True))
-    except PlaceError as error:
-        raise StoreError(f"{os.fspath(path)}: {error.strerror}.") from error
-
-
-def read_header(place: Place) -> dict[str, Any] | None:
-    """Root attributes of a store of hpv, complete or not; None where nothing has been written yet.
-
-    ``StoreError`` for everything else that may be there.
-    """
-    try:
-        content = place.read(ROOT)
-        if content is None and all(_is_passing(name) for name in place.names() or []):
-            return None
-        header = json.loads(content or b"")["attributes"]
-        if header["format"] in NAMES:
-            return dict(header)
-    except (NotADirectoryError, ValueError, KeyError, TypeError):
-        pass
-    raise StoreError(f"{place.path} exists and is not a store of hpv; use another path, or remove it yourself first.")
-
-
-def _is_passing(name: str) -> bool:
-    """Whether a run that has only begun leaves such a file."""
-    return name.startswith(LOCK) or name.endswith(".partial")
-
-
 def _siblings(path: str) -> list[str]:
     """Names beside a path that are near to its own, whatever they end in."""
     folder, name = os.path.split(path)
     stems: dict[str, list[str]] = {}
     for entry in sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []:
         stems.setdefault(os.path.splitext(entry)[0], []).append(entry)
-    return [entry for stem in near(os.path.splitext(name)[0], stems) for entry in stems[stem]]
+    return [entry for stem in nearly_meant(os.path.splitext(name)[0], stems) for entry in stems[stem]]

@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hpv.resources import quantity
-from hpv.store.reading import NAMES
+from hpv.base.words import quantity
+from hpv.store.headers import NAMES
 
 Sides = tuple[str, str]
 """What is there, and what is asked for."""
 Words = Callable[[Any, Any], Sides]
-
 _SHOWN = 100
 """Letters of a value."""
 _DIGITS = 12

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import hpv
-from hpv import querying
-from hpv.backends import Room, cuda, gpu, moving
-from hpv.blocks import Block
-from hpv.capturing import tensors
-from hpv.floats import FORMATS
+from hpv.activations.blocks import Block
+from hpv.activations.device_arrays import DeviceLayer
+from hpv.activations.layers import Activations
+from hpv.backends import cuda, gpu, moving
+from hpv.backends.protocol import Room
+from hpv.base.floats import FORMATS
+from hpv.capturing import devices
 from hpv.kernels.cuda.device import cuda as driver
-from hpv.layers import DeviceLayer
-from hpv.sources import Activations
+from hpv.scoring import in_memory
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, np.nan, np.inf, -np.inf, 1e-42, 6e-8, 3.0)
 
@@ -155,7 +156,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.parametrize("tile", [65_536, 3])
 def test_answers_stay_where_the_values_are(on_device: Any, monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
     """Also those of a wide layer, which is done some nodes at a time."""
-    monkeypatch.setattr(querying, "TILE_NODES", tile)
+    monkeypatch.setattr(in_memory, "TILE_NODES", tile)
     x = np.random.default_rng(0).normal(size=(15, 4)).astype(np.float32)
     there = on_device(activations=x)
     background = hpv.fit(there, bins=4)
@@ -185,8 +186,8 @@ def test_a_monitor_works_where_the_activations_are(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(gpu, "adopted", there)
     for module in (cuda, moving):
         monkeypatch.setattr(module, "on_stream", on_stream)
-    monkeypatch.setattr(tensors, "array_of", lambda tensor: tensor)
-    monkeypatch.setattr(tensors, "block_of", lambda rows, form: Block(moving.of_tensor(rows, form.key), 0))
+    monkeypatch.setattr(devices, "array_of", lambda tensor: tensor)
+    monkeypatch.setattr(devices, "block_of", lambda rows, form: Block(moving.of_tensor(rows, form.key), 0))
     x = np.random.default_rng(3).normal(size=(12, 3)).astype(np.float32)
     x[2, 1] = np.nan
     labels = np.arange(12) % 2

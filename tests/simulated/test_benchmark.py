@@ -13,10 +13,10 @@ import hpv
 from benchmarks import cuda as part
 from benchmarks.cuda import calls, device, kernels, peers
 from benchmarks.measuring import Options, gaussian
-from hpv import querying
-from hpv.floats import FORMATS
-from hpv.layers import DeviceLayer
-from hpv.sources import Activations
+from hpv.activations.device_arrays import DeviceLayer
+from hpv.activations.layers import Activations
+from hpv.base.floats import FORMATS
+from hpv.scoring import in_memory
 
 TOY = Options(rounds=1, threads=1, nodes=4, peer_nodes=4, gpu_bytes=96, pinned_bytes=64)
 
@@ -28,7 +28,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "EVENTS", 1)
     monkeypatch.setattr(kernels, "STRANGE", 3)
     monkeypatch.setattr(calls, "resident", resident)
-    monkeypatch.setattr(querying, "_result_on_device", lambda given, *_: given)
+    monkeypatch.setattr(in_memory, "_result_on_device", lambda given, *_: given)
 
 
 def resident(array: Any) -> Activations:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpv.backends import cpu
-from hpv.floats import BFLOAT16, FLOAT64, FORMATS, FloatFormat, to_keys
+from hpv.base.floats import BFLOAT16, FLOAT64, FORMATS, FloatFormat, to_keys
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
 from hpv.kernels.rules import MISSING_CODE

@@ -16,10 +16,12 @@ import pytest
 import zarr
 
 import hpv
-from hpv import cluster
-from hpv.backends import VISIBLE_GPUS, cuda, gpu, gpus_for
+from hpv.backends import cuda, gpu
+from hpv.backends.choosing import gpus_for
+from hpv.backends.protocol import VISIBLE_GPUS
 from hpv.cli import clusters
 from hpv.cli.clusters import cluster as started
+from hpv.walking import cluster
 
 EDGES = [-0.2, 0.0, 0.5, 1.0]
 

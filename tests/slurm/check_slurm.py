@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import hpv
-from hpv.store import save_activations
+from hpv.activations.writing import save_activations
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

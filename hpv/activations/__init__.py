@@ -1,0 +1,1 @@
+"""Whatever can be read as blocks (samples, nodes) of named layers."""

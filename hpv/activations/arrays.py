@@ -1,0 +1,72 @@
+"""Numpy arrays, and .npy files that are mapped into memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+
+from hpv.activations.layers import BARE, Layer, contiguous, hash_of
+from hpv.base.addresses import absolute_path
+from hpv.base.errors import StoreError
+from hpv.base.floats import FloatFormat, float_format
+
+
+class ArrayLayer(Layer):
+    """A numpy array, also one that is mapped from a file."""
+
+    def __init__(
+        self, name: str, origin: str, array: np.ndarray, form: FloatFormat, file: dict[str, Any] | None = None
+    ) -> None:
+        if array.ndim > 2 and array.size and array.flags.c_contiguous:
+            array = array.reshape(len(array), -1)  # a view
+        super().__init__(name, origin, array, form)
+        self._file = file
+        plain = array.ndim == 2 and array.dtype == form.storage and array.dtype.isnative
+        side_by_side = array.shape[1] == 1 or array.strides[1] == array.itemsize
+        self.in_memory = file is None and plain and side_by_side
+        self.is_portable = file is not None
+
+    def __reduce__(self) -> Any:
+        """A file goes by its path."""
+        if self._file is None:
+            return super().__reduce__()
+        return _map_again, (self.name, self.origin, self.form, self._file)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With the file, or a hash of the values: another array of the same shape is another input."""
+        return {**super().identity, **(self._file or {"values": self.values_hash})}
+
+    @functools.cached_property
+    def values_hash(self) -> str:
+        """BLAKE2 of the values, in parts of about 16 MiB."""
+        return hash_of(self)
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        block = self._array[selection]
+        return block if self.in_memory or block.ndim > 2 else contiguous(block, self.form, out)
+
+
+def _map_again(name: str, origin: str, form: FloatFormat, file: dict[str, Any]) -> ArrayLayer:
+    return ArrayLayer(name, origin, np.load(file["path"], mmap_mode="r", allow_pickle=False), form, file)
+
+
+def map_file(path: str) -> Layer:
+    """The one layer of an .npy file, which is mapped into memory and not read."""
+    if not os.path.exists(path):
+        raise StoreError(f"{path} does not exist; check the path.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreError(f"{path} is not an .npy file that can be read: {error}") from error
+    entry = os.stat(path)
+    file = {"path": absolute_path(path), "bytes": entry.st_size, "modified": entry.st_mtime_ns}
+    return ArrayLayer(BARE, path, array, float_format(array.dtype, path), file)
+
+
+def bits_of_bfloat16(array: np.ndarray) -> np.ndarray:
+    """The bits of a bfloat16 array of the package ml_dtypes."""
+    return array.view(np.uint16)

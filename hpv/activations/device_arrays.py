@@ -1,0 +1,112 @@
+"""Tensors of torch, and arrays of other libraries on a GPU."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from hpv.activations.arrays import ArrayLayer
+from hpv.activations.layers import Layer, contiguous, hash_of
+from hpv.base.errors import InputError
+from hpv.base.floats import FloatFormat, float_format
+
+_DLPACK_CPU = 1
+
+
+def from_device(name: str, source: Any, origin: str) -> Layer:
+    """An array of any library that says where its memory is."""
+    if not hasattr(source, "__cuda_array_interface__") and source.__dlpack_device__()[0] == _DLPACK_CPU:
+        array = np.from_dlpack(source)
+        return ArrayLayer(name, origin, array, float_format(array.dtype, origin))
+    from hpv.backends.cuda import check
+    from hpv.backends.moving import adopt
+
+    check()
+    array = adopt(source, origin)
+    return DeviceLayer(name, origin, array, float_format(array.dtype, origin))
+
+
+class TensorLayer(Layer):
+    """A torch tensor on another device; what is not done there is copied to this one block by block."""
+
+    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+        super().__init__(name, origin, array, form)
+        self.on_device = array.is_cuda
+        if self.on_device:  # Other threads read it too, and torch has streams for each thread.
+            sys.modules["torch"].cuda.current_stream(array.device).synchronize()
+
+    @property
+    def device(self) -> str | None:
+        """Of the tensor."""
+        return str(self._array.device)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With a hash of the values."""
+        return {**super().identity, "values": hash_of(self)}
+
+    def bits_on_device(self, rows: slice) -> Any:
+        """See `Layer`; copied on the GPU where values do not lie side by side."""
+        from hpv.backends.moving import of_tensor
+
+        return of_tensor(self._array[rows].flatten(1).contiguous(), self.form.key)
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        """A tensor beside the values."""
+        torch = sys.modules["torch"]
+        return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name), device=self._array.device)
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        block = numpy_of(self._array[selection].cpu())
+        return block if block.ndim > 2 else contiguous(block, self.form, out)
+
+
+class DeviceLayer(Layer):
+    """Another library's array on a GPU: what has ``__cuda_array_interface__``, or came by DLPack."""
+
+    on_device = True
+
+    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+        """``array``: of numba."""
+        super().__init__(name, origin, array, form)
+        if not array.is_c_contiguous():
+            raise InputError(f"{origin}: an array on a GPU whose values do not lie side by side (C order); give a "
+                             "contiguous copy.")  # fmt: skip
+
+    @property
+    def device(self) -> str | None:
+        """Of the array."""
+        from hpv.backends.moving import device_of
+
+        return device_of(self._array)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """With a hash of the values."""
+        return {**super().identity, "values": hash_of(self)}
+
+    def bits_on_device(self, rows: slice) -> Any:
+        """See `Layer`."""
+        from hpv.backends.moving import of_array
+
+        return of_array(self._array[rows.start : rows.stop], self.shape[1], self.form.key)
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        """An array of numba beside the values; others read it by ``__cuda_array_interface__``."""
+        from hpv.backends.moving import empty
+
+        return empty(shape, dtype, self._array)
+
+    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
+        rows, columns = selection
+        block = self._array[rows.start : rows.stop].copy_to_host()[:, columns]
+        return block if block.ndim > 2 else contiguous(block, self.form, out)
+
+
+def numpy_of(tensor: Any) -> np.ndarray:
+    """A tensor of this device without copying; numpy has no bfloat16."""
+    torch = sys.modules["torch"]
+    array: np.ndarray = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array.view(np.uint16) if tensor.dtype == torch.bfloat16 else array

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, words, float formats, this machine, memory that is used again."""

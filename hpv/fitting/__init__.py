@@ -1,0 +1,1 @@
+"""From activations to a background: edges are proposed, then counted at."""

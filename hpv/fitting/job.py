@@ -1,0 +1,141 @@
+"""A fit that is checked and planned; nothing is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+
+from hpv.activations.labels import check_labels
+from hpv.activations.layers import Activations
+from hpv.activations.opening import open_activations
+from hpv.backends.protocol import Backend
+from hpv.base.digests import digest
+from hpv.base.errors import InputError
+from hpv.base.words import quantity
+from hpv.fitting.plan import plan_fit
+from hpv.histograms.edges import Edges, LayerEdges, Rule, check_edges
+from hpv.histograms.state import BackgroundState, LayerState, layer_edges
+from hpv.walking.cluster import backend_for
+from hpv.walking.plan import Plan
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit that is ready to run; nothing has been read."""
+
+    source: Activations
+    rule: Rule | None
+    given: Mapping[str, LayerEdges] | None
+    """Edges to count at; ``None``: they are proposed."""
+    classes: np.ndarray | None
+    group: np.ndarray
+    """Class index of every sample."""
+    min_class_size: int
+    plan: Plan
+    backend: Backend
+    asked: str
+    """Name of the backend, which workers of a cluster look for at their own place."""
+
+
+def prepare_fit(
+    activations: Any,
+    *,
+    bins: int = 32,
+    binning: str = "balanced",
+    modal_fraction: Fraction | str | float = Fraction(1, 10),
+    pilot: int | Literal["auto"] | None = "auto",
+    edges: Any = None,
+    by_class: bool = False,
+    labels: Any = None,
+    min_class_size: int = 100,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    backend: str = "auto",
+) -> Fit:
+    """Check every argument of `fit` and plan it."""
+    rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
+    whole = isinstance(min_class_size, int | np.integer) and not isinstance(min_class_size, bool)
+    if not whole or min_class_size < 1:
+        raise InputError(f"min_class_size={min_class_size!r}: give a whole number from 1 on.")
+    source = open_activations(activations)
+    classes, group = _classes(source, by_class or labels is not None, labels)
+    given = None if edges is None else _given_edges(source, edges)
+    widest = None if given is None else max(layer.keys.shape[1] for layer in given.values()) + 2
+    chosen = backend_for(backend, source)
+    plan = plan_fit(
+        source, None if given else rule, classes=1 if classes is None else len(classes),
+        memory=memory, threads=threads, edges=widest, room=chosen.room(),
+    )  # fmt: skip
+    placed: Rule | None = rule if given is None else getattr(edges, "rule", None)
+    return Fit(source, placed, given, classes, group, int(min_class_size), plan, chosen, backend)
+
+
+def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarray | None, np.ndarray]:
+    if not by_class:
+        return None, np.zeros(source.samples, np.int64)
+    if labels is None:
+        labels = source.labels
+    if labels is None:
+        raise InputError("by_class: the activations carry no labels; give labels=, one integer per sample.")
+    classes, group = np.unique(check_labels(labels, source.samples), return_inverse=True)
+    return classes, group.astype(np.int64)
+
+
+def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
+    """The given edges as inner edges of every layer of the source."""
+    if isinstance(edges, BackgroundState):
+        edges = layer_edges(edges)
+    elif isinstance(edges, Edges):
+        edges = edges.layers
+    elif not isinstance(edges, Mapping):
+        edges = dict.fromkeys(source.layers, edges)
+    absent = [name for name in source.layers if name not in edges]
+    if absent and len(edges) == 1 and len(source.layers) == 1 and not source.is_mapping:
+        edges, absent = {absent[0]: next(iter(edges.values()))}, []
+    if absent or len(edges) != len(source.layers):
+        raise InputError(
+            f"edges: they are those of the layers {', '.join(edges)}, the activations have {', '.join(source.layers)}; "
+            "give edges for every layer."
+        )
+    given = {}
+    for name, layer in source.layers.items():
+        value = edges[name]
+        if not isinstance(value, LayerEdges):
+            value = LayerEdges(check_edges(value, layer.form, layer.shape[1], name), layer.form)
+        if len(value.keys) != layer.shape[1]:
+            raise InputError(
+                f"edges of layer {name}: for {quantity(len(value.keys), 'node')}, but it has {layer.shape[1]:,}."
+            )
+        given[name] = value
+    return given
+
+
+def class_sizes(ready: Fit) -> np.ndarray:
+    """Samples of every class (c,)."""
+    return np.bincount(ready.group, minlength=1 if ready.classes is None else len(ready.classes)).astype(np.int64)
+
+
+def finish_fit(ready: Fit, layers: Mapping[str, LayerState]) -> BackgroundState:
+    """The background of the states of all layers."""
+    known = ready.source.attributes
+    attributes: dict[str, Any] = {key: known[key] for key in ("model", "weights") if key in known}
+    return BackgroundState(
+        dict(layers), class_sizes(ready), ready.classes, ready.rule, ready.min_class_size, attributes
+    )
+
+
+def fit_request(ready: Fit) -> dict[str, Any]:
+    """What a fit is asked for; two requests that are equal give equal backgrounds."""
+    request: dict[str, Any] = {"command": "fit", "activations": ready.source.identity}
+    if ready.given is None:
+        assert ready.rule is not None
+        request |= ready.rule.as_json()
+    else:
+        request["edges"] = digest(*(edges.keys for edges in ready.given.values()))
+    if ready.classes is not None:
+        request |= {"labels": digest(ready.classes, ready.group), "min_class_size": ready.min_class_size}
+    return request

@@ -1,0 +1,169 @@
+"""The walk of a fit by the workers of a Dask cluster, which add up the counts where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpv.activations.layers import Activations, Layer
+from hpv.base.errors import DataError
+from hpv.fitting.counting import Checkpoint, LayerTotals, empty_totals, finish_layer, fit_by_threads
+from hpv.fitting.job import Fit, class_sizes, finish_fit
+from hpv.fitting.plan import plan_fit
+from hpv.fitting.proposing import propose_tile
+from hpv.histograms.edges import LayerEdges, Rule, stack
+from hpv.histograms.state import BackgroundState, LayerState
+from hpv.walking.cluster import Cluster, backend_for, bare, task_ranges
+from hpv.walking.keeping import saving
+from hpv.walking.layer_plan import LayerPlan
+from hpv.walking.progress import Progress, Quiet
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+FAN_IN = 8
+"""States that are added up in one task."""
+
+
+def fit_on_cluster(client: Client, ready: Fit, progress: Progress, checkpoint: Checkpoint | None) -> BackgroundState:
+    """`hpv.fitting.run_fit` by the workers of a cluster."""
+    cluster = Cluster(client, ready.source, ready.plan.memory, ready.asked, progress)
+    edges = _propose(cluster, ready, progress, checkpoint)
+    layers = {}
+    for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
+        progress.start(f"fit {layer.name}", plan.samples * plan.nodes * plan.itemsize)
+        layers[layer.name] = _count(cluster, layer, edges[layer.name], ready, progress, checkpoint)
+    return finish_fit(ready, layers)
+
+
+def _propose(
+    cluster: Cluster, ready: Fit, progress: Progress, checkpoint: Checkpoint | None
+) -> Mapping[str, LayerEdges]:
+    """The given edges, those that an earlier run kept, or new ones: a task for each tile of each layer's nodes."""
+    if ready.given is not None:
+        return ready.given
+    rule, edges = ready.rule, {}
+    assert rule is not None
+    with cluster.work() as work:
+        sent: list[tuple[Layer, LayerPlan, list[np.ndarray], list[tuple[slice, Future]]]] = []
+        for layer in ready.source.layers.values():
+            known = checkpoint.edges(layer.name) if checkpoint is not None else None
+            parts = [] if known is None else [known.keys]
+            done = sum(map(len, parts))
+            (plan,) = plan_fit(bare(ready.source, layer), rule, memory=cluster.memory, threads=1).layers
+            tiles = [slice(max(tile.start, done), tile.stop) for tile in plan.pilot_tiles if tile.stop > done]
+            name = f"edges of {layer.name}"
+            futures = [(tile, work.submit(name, _ProposeTask(layer, plan, rule, tile))) for tile in tiles]
+            sent.append((layer, plan, parts, futures))
+        for layer, plan, parts, futures in sent:
+            progress.start(f"edges of {layer.name}", plan.pilot_bytes)
+            node = plan.pilot_bytes // plan.nodes
+            progress.skip(sum(map(len, parts)) * node)
+            for tile, future in futures:
+                with saving(checkpoint):
+                    parts.append(work.result(future))
+                    progress.advance((tile.stop - tile.start) * node)
+                if checkpoint is not None:
+                    checkpoint.keep_edges(layer.name, tile.start, LayerEdges(parts[-1], layer.form))
+            edges[layer.name] = LayerEdges(stack(parts, layer.form), layer.form)
+    return edges
+
+
+@dataclass(frozen=True)
+class _ProposeTask:
+    """Edges of a tile of nodes."""
+
+    layer: Layer
+    plan: LayerPlan
+    rule: Rule
+    tile: slice
+
+    def __call__(self) -> np.ndarray:
+        return propose_tile(self.layer, self.plan, self.rule, self.tile)
+
+
+def _count(
+    cluster: Cluster, layer: Layer, edges: LayerEdges, ready: Fit, progress: Progress, checkpoint: Checkpoint | None
+) -> LayerState:
+    """Exact survivors of every class at the edges."""
+    sizes, source = class_sizes(ready), bare(ready.source, layer)
+    walk = f"1 tiles of {layer.shape[1]}"  # that of one process with room for all nodes, which may go on here
+    kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
+    (_, done), totals = kept or ((0, 0), empty_totals(len(sizes), edges, int(sizes.sum())))
+    row = layer.shape[1] * layer.form.key.itemsize
+    progress.skip(done * row)
+    with cluster.work() as work:
+        held = work.hold(edges)
+
+        def send(rows: slice) -> Future:
+            group = None if ready.classes is None else ready.group[rows]
+            what = _CountTask(source.part(rows), ready.classes, group, cluster.memory, ready.asked)
+            return work.submit(f"count {layer.name}", what, held)
+
+        def add_up(sent: Sequence[Future]) -> Sequence[Future]:
+            while len(sent) > 1:
+                sent = [
+                    work.submit(f"add up {layer.name}", _add_states, *sent[at : at + FAN_IN])
+                    for at in range(0, len(sent), FAN_IN)
+                ]
+            return sent
+
+        for wave in work.waves(task_ranges(done, layer.shape[0], row, source.chunk_rows), send, add_up):
+            with saving(checkpoint):
+                (state,) = wave.gather(progress, row)
+            _add(totals, state, wave.rows)
+            if checkpoint is not None:
+                checkpoint.keep_state(layer.name, walk, (0, wave.rows.stop), totals)
+    return finish_layer(layer.name, edges, totals, sizes)
+
+
+@dataclass(frozen=True)
+class _CountTask:
+    """Counts of a range of samples of one layer."""
+
+    source: Activations
+    classes: np.ndarray | None
+    group: np.ndarray | None
+    memory: int
+    backend: str
+
+    def __call__(self, edges: LayerEdges) -> tuple[np.ndarray, LayerState]:
+        classes = 1 if self.classes is None else len(self.classes)
+        backend, widest = backend_for(self.backend, self.source), edges.keys.shape[1] + 2
+        plan = plan_fit(
+            self.source, None, classes=classes, memory=self.memory, threads=1, edges=widest, room=backend.room()
+        )
+        (name,) = self.source.layers
+        group = np.zeros(self.source.samples, np.int64) if self.group is None else self.group
+        ready = Fit(self.source, None, {name: edges}, self.classes, group, 1, plan, backend, self.backend)
+        found = fit_by_threads(ready, Quiet())
+        return found.samples, found.layers[name]
+
+
+def _add_states(*parts: tuple[np.ndarray, LayerState]) -> tuple[np.ndarray, LayerState]:
+    """Samples of every class (c,) and counts, of several ranges."""
+    (samples, first), *others = parts
+    samples, survivors, missing = samples.copy(), first.survivors.astype(np.int64), first.missing.astype(np.int64)
+    lowest, highest = first.lowest.copy(), first.highest.copy()
+    for more, state in others:
+        samples += more
+        survivors += state.survivors
+        missing += state.missing
+        np.minimum(lowest, state.lowest, out=lowest)
+        np.maximum(highest, state.highest, out=highest)
+    return samples, replace(first, survivors=survivors, missing=missing, lowest=lowest, highest=highest)
+
+
+def _add(totals: LayerTotals, part: tuple[np.ndarray, LayerState], rows: slice) -> None:
+    """Take a wave's counts in; they carry how many samples they have seen."""
+    samples, state = part
+    if int(samples.sum()) != rows.stop - rows.start:
+        raise DataError(f"samples {rows.start} to {rows.stop - 1}: the workers counted {int(samples.sum())} of "
+                        f"{rows.stop - rows.start}; run it again.")  # fmt: skip
+    totals.survivors[...] += state.survivors.astype(totals.survivors.dtype)
+    totals.counted[...] += samples[:, None] - state.missing.astype(np.int64)
+    totals.seen[...] += samples[:, None]
+    np.minimum(totals.lowest, state.lowest, out=totals.lowest)
+    np.maximum(totals.highest, state.highest, out=totals.highest)

@@ -1,0 +1,245 @@
+"""The mergeable state of a background, and the histograms that it answers with."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from hpv.base.digests import digest
+from hpv.base.errors import InputError
+from hpv.base.floats import FloatFormat, convert_keys
+from hpv.base.words import quantity
+from hpv.histograms.edges import LayerEdges, Rule
+
+if TYPE_CHECKING:
+    pass
+STATE_ARRAYS = ("edges", "survivors", "missing", "lowest", "highest")
+LARGEST_INT32 = 2**31 - 1
+PIECE = 4096
+"""Nodes whose outer edges and tables are made at once."""
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """The mergeable state of a layer: counts that add up, and extremes. n nodes, k inner edges, c classes."""
+
+    form: FloatFormat
+    edges: np.ndarray
+    """Inner edge keys (n, k), ascending, filled up with ``form.unused``."""
+    survivors: np.ndarray
+    """Samples at or above each edge (c, n, k)."""
+    missing: np.ndarray
+    """NaN, which are not counted (c, n)."""
+    lowest: np.ndarray
+    """Key of the smallest value of all classes (n,); ``form.unused`` where a node has no value."""
+    highest: np.ndarray
+    """Key of the largest value (n,); ``form.missing`` where a node has no value."""
+
+    @property
+    def nodes(self) -> int:
+        """Scalar outputs of the layer."""
+        return len(self.edges)
+
+    def part(self, nodes: slice) -> LayerState:
+        """The state of some of the nodes; views."""
+        return LayerState(
+            self.form,
+            self.edges[nodes],
+            self.survivors[:, nodes],
+            self.missing[:, nodes],
+            self.lowest[nodes],
+            self.highest[nodes],
+        )
+
+
+@dataclass(frozen=True)
+class ClosedLayer:
+    """A layer as it answers: outer edges added, small classes pooled. g groups: the pooled one, then classes."""
+
+    form: FloatFormat
+    edges: np.ndarray
+    """All edge keys (n, K) ascending, filled up with ``form.unused``."""
+    survivors: np.ndarray
+    """Survivors at the edges (g, n, K)."""
+    counted: np.ndarray
+    """Values that are not NaN (g, n)."""
+
+    @property
+    def nodes(self) -> int:
+        """Scalar outputs of the layer."""
+        return len(self.edges)
+
+    def edges_for(self, form: FloatFormat) -> np.ndarray:
+        """Edge keys in the format of the values to be compared with them; exact."""
+        return convert_keys(self.edges, self.form, form)
+
+
+@dataclass(frozen=True)
+class CountedAt:
+    """What the counts of a background mean: only those that mean the same are added."""
+
+    layers: Mapping[str, tuple[int, str, str]]
+    """Nodes, float format and digest of the inner edges of every layer."""
+    by_class: bool
+    min_class_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class BackgroundState:
+    """Survivor counts of every node at its edges: what is kept of a background, and what follows from it.
+
+    ``layers`` maps names to states, ``samples`` counts the samples of each class, ``classes`` are their labels
+    (``None``: not fitted by class).
+    """
+
+    layers: Mapping[str, LayerState]
+    samples: np.ndarray
+    """Samples seen of each class (c,), int64; one entry without classes."""
+    classes: np.ndarray | None = None
+    """Ascending labels (c,), int64."""
+    rule: Rule | None = None
+    """How the edges were proposed; ``None`` where they were given."""
+    min_class_size: int = 100
+    """Classes with fewer samples answer with the pooled counts."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What the activations said of themselves: model, hash of its weights, original shapes."""
+    path: str | None = None
+    """Of the store that it was opened from."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of all layers."""
+        return sum(state.nodes for state in self.layers.values())
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the mergeable state."""
+        return sum(getattr(state, name).nbytes for state in self.layers.values() for name in STATE_ARRAYS)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over edges and counts in a canonical form; the same for equal states, however they were made."""
+        found = hashlib.sha256(b"hpv background 1")
+        classes = np.array([], np.int64) if self.classes is None else self.classes
+        parts = [self.samples, classes, np.array([self.classes is None, self.min_class_size])]
+        for part in parts:
+            found.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
+        for name in sorted(self.layers):
+            state = self.layers[name]
+            found.update(f"\0{name}\0{state.form}\0{state.edges.shape}".encode())
+            for array in STATE_ARRAYS:
+                found.update(np.ascontiguousarray(getattr(state, array), dtype="<i8").tobytes())
+        return found.hexdigest()
+
+    @property
+    def counted_at(self) -> CountedAt:
+        """What its counts mean."""
+        layers = {name: (state.nodes, state.form.name, digest(state.edges)) for name, state in self.layers.items()}
+        return CountedAt(layers, self.classes is not None, self.min_class_size)
+
+    @functools.cached_property
+    def kept(self) -> dict[tuple[str, ...], Any]:
+        """What earlier answers were looked up in, for the next ones."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what can be made again: tables of a GPU go to no other process."""
+        return {name: value for name, value in self.__dict__.items() if name != "kept"}
+
+    @functools.cached_property
+    def groups(self) -> list[int]:
+        """Indices of the classes that have counts of their own; the others use the pooled ones."""
+        if self.classes is None:
+            return []
+        return [int(c) for c in np.flatnonzero(self.samples >= self.min_class_size)]
+
+    def group_of(self, labels: np.ndarray) -> np.ndarray:
+        """Group (s,) of each label: 0 the pooled counts, g + 1 those of the class ``classes[groups[g]]``."""
+        group = np.zeros(len(labels), np.int64)
+        if self.classes is not None:
+            for number, c in enumerate(self.groups):
+                group[labels == self.classes[c]] = number + 1
+        return group
+
+    def closed(self, layer: str, nodes: slice = slice(None)) -> ClosedLayer:
+        """Edges and survivors of some nodes with the outer edges added."""
+        from hpv.kernels.cpu.placing import close_edges
+
+        state = self.layers[layer].part(nodes)
+        chosen = self.groups
+        counted = self.samples[:, None] - state.missing
+        survivors = np.concatenate([state.survivors.sum(axis=0, dtype=np.int64)[None], state.survivors[chosen]])
+        counted = np.concatenate([counted.sum(axis=0)[None], counted[chosen]])
+        groups, n, k = survivors.shape
+        edges = np.full((n, k + 2), state.form.unused, state.form.key)
+        closed = np.zeros((groups, n, k + 2), np.int64)
+        lowest, highest = state.lowest, state.highest
+        close_edges(state.edges, survivors, counted, lowest, highest, state.form.infinity, edges, closed)
+        return ClosedLayer(state.form, edges, closed, counted)
+
+    def pieces(self, layer: str, nodes: slice = slice(None)) -> Iterator[tuple[slice, ClosedLayer]]:
+        """The same piece by piece, each with its place among the ``nodes``: tables of a piece stay in the cache."""
+        start, stop, _ = nodes.indices(self.layers[layer].nodes)
+        for at in range(start, stop, PIECE):
+            end = min(stop, at + PIECE)
+            yield slice(at - start, end - start), self.closed(layer, slice(at, end))
+
+    def select(self, layers: Sequence[str]) -> Self:
+        """The background of some of the layers.
+
+        >>> import numpy as np, hpv
+        >>> background = hpv.fit({"conv": np.ones((50, 8)), "head": np.ones((50, 2))})
+        >>> background.select(["head"])
+        <hpv.Background of 50 samples; head: 2 nodes>
+        """
+        unknown = [name for name in layers if name not in self.layers]
+        if unknown or not layers:
+            raise InputError(
+                f"layers {unknown or list(layers)}: choose one or more of {', '.join(sorted(self.layers))}."
+            )
+        chosen = {name: self.layers[name] for name in self.layers if name in set(layers)}
+        return replace(self, layers=chosen, path=None)
+
+    def __repr__(self) -> str:
+        classes = "" if self.classes is None else f", {quantity(len(self.classes), 'class')}"
+        layers = ", ".join(f"{name}: {quantity(state.nodes, 'node')}" for name, state in self.layers.items())
+        return f"<hpv.Background of {quantity(int(self.samples.sum()), 'sample')}{classes}; {layers}>"
+
+
+def count_dtype(samples: int) -> np.dtype:
+    """The integer that survivor counts are kept in."""
+    return np.dtype(np.int32 if samples <= LARGEST_INT32 else np.int64)
+
+
+def layer_edges(background: BackgroundState) -> dict[str, LayerEdges]:
+    """The inner edges of a background, to count other samples at."""
+    return {name: LayerEdges(state.edges, state.form) for name, state in background.layers.items()}
+
+
+@dataclass
+class Counted:
+    """What a set of samples adds to the state of n nodes with k edges and c classes."""
+
+    survivors: np.ndarray
+    """Samples at or above each edge (c, n, k), int64."""
+    counted: np.ndarray
+    """Samples that are not NaN (c, n), int64."""
+    lowest: np.ndarray
+    """Key of the smallest value (n,); the highest integer where there is none."""
+    highest: np.ndarray
+    """Key of the largest value (n,); the lowest integer where there is none."""
+    seen: np.ndarray
+    """Samples that went in (c,), int64: a range that was lost on the way shows here."""
+
+    def add(self, other: Counted) -> None:
+        """Take the counts of other samples in."""
+        self.survivors += other.survivors
+        self.counted += other.counted
+        np.minimum(self.lowest, other.lowest, out=self.lowest)
+        np.maximum(self.highest, other.highest, out=self.highest)
+        self.seen += other.seen

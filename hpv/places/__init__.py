@@ -1,0 +1,1 @@
+"""Where stores lie: folders and addresses, their locks, names that a file system takes."""

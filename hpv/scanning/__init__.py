@@ -1,0 +1,1 @@
+"""The mathematics of a sample: thresholds, levels, tallies, statistics, subsets."""

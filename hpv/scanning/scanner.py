@@ -1,0 +1,221 @@
+"""Thresholds, levels and tables of nodes: blocks of values become tallies of their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpv.backends.protocol import coded_samples
+from hpv.base.buffers import Buffers
+from hpv.histograms.ranges import range_tables
+from hpv.histograms.state import BackgroundState
+from hpv.kernels.rules import MISSING_CODE
+from hpv.scanning.options import Kind, ScanOptions
+from hpv.scanning.scored import POOLED, Scored, score_tallies
+
+GRID = 255
+"""Thresholds of a grid."""
+
+
+def grid(largest: int, alpha_max: float) -> np.ndarray:
+    """255 thresholds in geometric progression from 1/(largest + 1), the smallest pmax there is, to ``alpha_max``.
+
+    pmax is rounded up to the next threshold, at most by the factor r = (alpha_max (largest + 1))^(1/254). So the score
+    never exceeds the exact one. With k of N nodes at the exact threshold t, and u = min(r t, alpha_max), it loses at
+    most (n = k for the form ``subset``, n = N for ``whole``; a negative k - n u counts as 0)
+
+        Berk-Jones            k ln(u/t)
+        Higher Criticism      (k - n t) / sqrt(n t (1-t)) - (k - n u) / sqrt(n u (1-u))
+        Kolmogorov-Smirnov    sqrt(n) (u - t)
+    """
+    first = min(1.0 / (largest + 1), alpha_max)
+    thresholds = first * (alpha_max / first) ** (np.arange(GRID) / (GRID - 1))
+    thresholds[-1] = alpha_max
+    return np.maximum.accumulate(np.minimum(thresholds, alpha_max))
+
+
+def level_table(pmax: np.ndarray, counted: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Level (groups, nodes, entries) of every code: the first threshold that is not below its pmax.
+
+    After the thresholds come two levels more: above all of them, and without a p-value (a missing value, or a node
+    that has counted nothing).
+    """
+    levels = np.searchsorted(thresholds, pmax, side="left")
+    levels[..., -1] = len(thresholds) + 1
+    levels[counted == 0] = len(thresholds) + 1
+    return levels.astype(np.uint16 if len(thresholds) + 2 <= 2**16 else np.int32)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What turns blocks of some nodes into codes and tallies."""
+
+    nodes: int
+    coder: Any
+    levels: dict[str, Any]
+    """Levels by tail, laid out by the backend."""
+    tallier: Any | None
+    """What tallies values without a detour by codes, where the backend has such a thing."""
+
+
+class Scanner:
+    """Scans against one background: holds thresholds, makes tables, adds tallies, turns them into scores."""
+
+    def __init__(self, background: BackgroundState, options: ScanOptions, backend: Any) -> None:
+        self.background = background
+        self.options = options
+        self.backend = backend
+        self.thresholds = self._thresholds()
+
+    def _thresholds(self) -> dict[str, np.ndarray]:
+        tails, alpha_max = self.options.tails, float(self.options.alpha_max)
+        if self.options.alphas == "grid":
+            # Pooled counts are the largest there are.
+            largest = max(
+                int((self.background.samples.sum() - state.missing.sum(axis=0)).max())
+                for state in self.background.layers.values()
+            )
+            return dict.fromkeys(tails, grid(largest, alpha_max))
+        found = {}
+        for tail in tails:
+            parts = [np.array([])]
+            for layer in self.background.layers:
+                for _, closed in self.background.pieces(layer):
+                    pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+                    parts = [np.unique(np.concatenate([*parts, np.unique(pmax[pmax <= alpha_max])]))]
+            found[tail] = parts[0]
+        return found
+
+    @property
+    def targets(self) -> list[int]:
+        """Groups that every sample is scored against; a sample's own one stands at place 0 unless ``lowest``."""
+        if self.options.against != "lowest":
+            return [0]
+        classes = self.background.classes
+        assert classes is not None
+        small = len(self.background.groups) < len(classes)
+        return ([0] if small else []) + [number + 1 for number in range(len(self.background.groups))]
+
+    def tables(self, layer: str, nodes: slice, form: Any, *, by_codes: bool = False) -> Tables:
+        """Tables of some nodes for values of a format; ``by_codes``: no values will be tallied without their codes."""
+        edges: list[np.ndarray] = []
+        levels: dict[str, list[np.ndarray]] = {tail: [] for tail in self.options.tails}
+        for _, closed in self.background.pieces(layer, nodes):
+            edges.append(closed.edges_for(form))
+            for tail, parts in levels.items():
+                pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+                parts.append(level_table(pmax, closed.counted, self.thresholds[tail]))
+        keys = np.concatenate(edges)
+        joined = {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()}
+        made = {tail: self.backend.make_levels(table, len(self.thresholds[tail])) for tail, table in joined.items()}
+        tallier = None
+        several = len(self.targets) > 1 and not self.backend.codes_again
+        if self.options.alphas == "grid" and not several and not by_codes:
+            tallier = self.backend.make_tallier(keys, form, list(joined.values()), GRID)
+        return Tables(len(keys), self.backend.make_coder(keys, form), made, tallier)
+
+    def empty_tallies(self, samples: int, buffers: Buffers | None = None) -> dict[str, np.ndarray]:
+        """Tallies (targets, samples, thresholds + 2) by tail; in the memory of ``buffers`` if there are any."""
+        tallies = {}
+        for tail, thresholds in self.thresholds.items():
+            shape = (len(self.targets), samples, len(thresholds) + 2)
+            if buffers is None:
+                tallies[tail] = np.zeros(shape, np.int32)
+            else:
+                tallies[tail] = buffers.get(f"tallies, {tail}", shape, np.int32)
+                tallies[tail].fill(0)
+        return tallies
+
+    def tally(self, codes: np.ndarray, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]) -> None:
+        """Add a block of codes; ``group`` (s,) is used unless every sample is scored against all classes."""
+        rows = np.arange(len(codes))
+        for tail, levels in tables.levels.items():
+            for place, target in enumerate(self.targets):
+                chosen = np.full(len(codes), target) if self.options.against == "lowest" else group
+                self.backend.tally(codes, rows, chosen, levels, tallies[tail][place])
+
+    def tally_values(
+        self,
+        bits: np.ndarray,
+        first: int,
+        group: np.ndarray,
+        tables: Tables,
+        tallies: Mapping[str, np.ndarray],
+        codes: np.ndarray | None,
+    ) -> int | None:
+        """Add a block of values, nodes from ``first`` on; the number of NaN, or None where it goes by codes.
+
+        Codes are left behind where they are asked for.
+        """
+        if tables.tallier is None:
+            return None
+        found: int | None = None
+        for place, target in enumerate(self.targets):
+            chosen = np.full(len(group), target) if self.options.against == "lowest" else group
+            views = [tallies[tail][place] for tail in tables.levels]
+            found = self.backend.tally_values(tables.tallier, bits, first, chosen, views, codes)
+            codes = None  # they are the same for every class
+        return found
+
+    def tally_block(
+        self,
+        tables: Tables,
+        bits: Any,
+        first: int,
+        group: np.ndarray,
+        tallies: Mapping[str, np.ndarray],
+        codes: np.ndarray | None,
+        buffers: Buffers,
+    ) -> int:
+        """Add a block of values, nodes from ``first`` on, to the tallies of its samples; the number of NaN.
+
+        Straight from the values where the backend can, else by way of codes, which are left behind where they are
+        asked for.
+        """
+        found = self.tally_values(bits, first, group, tables, tallies, codes)
+        if found is not None:
+            return found
+        samples, nodes = len(group), tables.nodes
+        if codes is None:
+            codes = buffers.get("codes", (samples, nodes), np.uint8)
+        step = coded_samples(nodes)
+        for start in range(0, samples, step):
+            piece = slice(start, start + step)
+            self.backend.encode(tables.coder, bits[piece], first, codes[piece])
+            own = {tail: tally[:, piece] for tail, tally in tallies.items()}
+            self.tally(codes[piece], group[piece], tables, own)
+        return count_missing(codes)
+
+    def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray, out: Mapping[Kind, Scored]) -> None:
+        """Fill in the answers of the samples of some tallies."""
+        own = self.labels_of(group)
+        for (tail, form, statistic), answers in out.items():
+            each: list[Scored] = []
+            for part in tallies[tail]:
+                found = answers if not each else Scored.empty(len(own))
+                score_tallies(part, self.thresholds[tail], statistic, form, found)
+                each.append(found)
+            if self.options.against != "lowest":
+                answers.label[:] = own
+                continue
+            best = np.argmin([found.score for found in each], axis=0)
+            answers.label[:] = self.labels_of(np.array(self.targets)[best])
+            every = np.arange(len(best))
+            for name in ("score", "alpha", "size"):
+                getattr(answers, name)[:] = np.stack([getattr(found, name) for found in each])[best, every]
+
+    def labels_of(self, group: np.ndarray) -> np.ndarray:
+        """The class label of every group."""
+        labels = [POOLED]
+        if self.background.classes is not None:
+            labels += [int(self.background.classes[c]) for c in self.background.groups]
+        return np.array(labels, np.int64)[group].astype(np.int32)
+
+
+def count_missing(codes: Any) -> int:
+    """NaN among the values that these are the codes of: an array, or a tensor wherever it is."""
+    nan = codes == MISSING_CODE
+    return int(np.count_nonzero(nan)) if isinstance(nan, np.ndarray) else int(nan.sum())

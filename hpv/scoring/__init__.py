@@ -1,0 +1,1 @@
+"""From a background and activations to codes, ranges and scores."""

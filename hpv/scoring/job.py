@@ -1,0 +1,129 @@
+"""A score that is checked and planned; nothing is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpv.activations.layers import Activations
+from hpv.activations.opening import open_activations
+from hpv.base.digests import digest
+from hpv.base.errors import InputError
+from hpv.base.words import as_tuple
+from hpv.histograms.state import BackgroundState
+from hpv.scanning.options import ScanOptions
+from hpv.scanning.scanner import Scanner
+from hpv.scoring.matching import check_layers, check_weights, group_samples, scan_options
+from hpv.scoring.plan import plan_score
+from hpv.walking.cluster import backend_for
+from hpv.walking.plan import Plan
+
+KEEP = ("codes", "ranges")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that is ready to run; nothing has been read."""
+
+    full: BackgroundState
+    """As it was given."""
+    background: BackgroundState
+    """Its layers that are scanned."""
+    source: Activations
+    pairs: dict[str, str]
+    """Layer of the activations for each layer of the background."""
+    options: ScanOptions
+    keep: tuple[str, ...]
+    """``codes`` and ``ranges``, or one, or none of them."""
+    group: np.ndarray
+    """Group of every sample that its own class answers for."""
+    plan: Plan
+    scanner: Scanner
+    asked: str
+    """Name of the backend, which workers of a cluster look for at their own place."""
+
+
+def prepare_score(
+    background: BackgroundState,
+    activations: Any,
+    *,
+    statistics: str | Sequence[str] = ("berk_jones", "higher_criticism"),
+    tails: str | Sequence[str] = ("right", "left", "two-sided"),
+    forms: str | Sequence[str] = ("subset", "whole"),
+    alphas: str = "grid",
+    alpha_max: float = 0.5,
+    layers: str | Sequence[str] | None = None,
+    labels: Any = None,
+    against: str | None = None,
+    keep: str | Sequence[str] = ("codes",),
+    memory: int | str | None = None,
+    threads: int | None = None,
+    backend: str = "auto",
+) -> Score:
+    """Check every argument of `score` and plan it."""
+    options = scan_options(background, statistics, tails, forms, alphas, alpha_max, against)
+    keep = as_tuple(keep)
+    wrong = [what for what in keep if what not in KEEP]
+    if wrong:
+        raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")
+    full = background
+    if layers is not None:
+        background = background.select(as_tuple(layers))
+    source = open_activations(activations)
+    pairs = check_layers(background, source)
+    check_weights(background, source.attributes.get("weights"))
+    group = group_samples(background, source, labels, options.against)
+    scanner = Scanner(background, options, backend_for(backend, source))
+    plan = _plan(scanner, source, pairs, keep, memory, threads)
+    return Score(full, background, source, pairs, options, keep, group, plan, scanner, backend)
+
+
+def _plan(
+    scanner: Scanner, source: Activations, pairs: dict[str, str], keep: Sequence[str], memory: int | str | None,
+    threads: int | None,
+) -> Plan:  # fmt: skip
+    levels, options = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2, scanner.options
+    return plan_score(
+        scanner.background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
+        kept=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
+        memory=memory, threads=threads, levels=levels, groups=len(scanner.targets), room=scanner.backend.room(),
+    )  # fmt: skip
+
+
+def part_of_score(
+    background: BackgroundState, source: Activations, pairs: dict[str, str], options: ScanOptions,
+    keep: tuple[str, ...], group: np.ndarray, memory: int, backend: str,
+) -> Score:  # fmt: skip
+    """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
+    scanner = Scanner(background, options, backend_for(backend, source))
+    plan = _plan(scanner, source, pairs, keep, memory, 1)
+    return Score(background, background, source, pairs, options, keep, group, plan, scanner, backend)
+
+
+def score_request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+    """What a score is asked for; two requests that are equal give equal scores."""
+    options = ready.options
+    request = {
+        "command": "score",
+        "background": ready.full.fingerprint,
+        "activations": ready.source.identity,
+        "layers": list(ready.pairs),
+        "statistics": list(options.statistics),
+        "tails": list(options.tails),
+        "forms": list(options.forms),
+        "alphas": options.alphas,
+        "alpha_max": float(options.alpha_max),
+        "against": options.against,
+        "keep": sorted(keep),
+    }
+    if options.against == "own":
+        request["labels"] = digest(ready.group)
+    return request
+
+
+def nodes_in_all(ready: Score) -> int:
+    """Nodes of all layers that are scored."""
+    return sum(plan.nodes for plan in ready.plan.layers)

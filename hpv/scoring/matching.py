@@ -1,0 +1,93 @@
+"""Which layer, and which counts, answer for what is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpv.activations.labels import check_labels
+from hpv.activations.layers import Activations
+from hpv.base.errors import InputError, warn
+from hpv.base.words import as_tuple, quantity
+from hpv.histograms.state import BackgroundState
+from hpv.scanning.options import ScanOptions
+
+
+def check_layers(background: BackgroundState, source: Activations) -> dict[str, str]:
+    """Which layer of the source answers for each layer of the background; widths checked.
+
+    A bare array answers for a background of one layer, whatever its name.
+    """
+    names = list(background.layers)
+    if len(names) == 1 and not source.is_mapping and len(source.layers) == 1:
+        pairs = {names[0]: next(iter(source.layers))}
+    else:
+        absent = [name for name in names if name not in source.layers]
+        if absent:
+            raise InputError(
+                f"the activations have no layer {', '.join(absent)} of the background; they have "
+                f"{', '.join(source.layers)}. Give these layers, or choose among the background's with layers=."
+            )
+        pairs = {name: name for name in names}
+    for name, theirs in pairs.items():
+        state, layer = background.layers[name], source.layers[theirs]
+        if layer.shape[1] != state.nodes:
+            raise InputError(
+                f"layer {theirs}: {quantity(layer.shape[1], 'node')}, but the background has {state.nodes}; "
+                "give activations of the same layer of the same network."
+            )
+    return pairs
+
+
+def scan_options(
+    background: BackgroundState, statistics: str | Sequence[str], tails: str | Sequence[str],
+    forms: str | Sequence[str],
+    alphas: str, alpha_max: float, against: str | None,
+) -> ScanOptions:  # fmt: skip
+    """What is asked of this background, checked."""
+    if not isinstance(background, BackgroundState):
+        raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
+    if against is None:
+        against = "pooled" if background.classes is None else "own"
+    options = ScanOptions(as_tuple(statistics), as_tuple(tails), as_tuple(forms), alphas, alpha_max, against)
+    if background.classes is None and against != "pooled":
+        raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
+                         "against='pooled'.")  # fmt: skip
+    return options
+
+
+def check_weights(background: BackgroundState, theirs: str | None) -> None:
+    """Warn where activations come from other weights, by their hash, than the background's."""
+    ours = background.attributes.get("weights")
+    if ours and theirs and ours != theirs:
+        warn(
+            f"the activations come from a network with the weights {theirs[:12]}, the background from {ours[:12]}: "
+            "their p-values compare two networks. Capture both with the same weights."
+        )
+
+
+def group_samples(background: BackgroundState, source: Activations, labels: Any, against: str) -> np.ndarray:
+    """The group whose counts answer for every sample; zeros where the pooled ones do."""
+    if against != "own":
+        if labels is not None:
+            check_labels(labels, source.samples)
+        return np.zeros(source.samples, np.int64)
+    labels = source.labels if labels is None else labels
+    if labels is None:
+        raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
+                         "against='pooled'.")  # fmt: skip
+    return groups_of(background, check_labels(labels, source.samples))
+
+
+def groups_of(background: BackgroundState, labels: np.ndarray) -> np.ndarray:
+    """The group of every sample's own class; the pooled one, with a warning, where the background does not know it."""
+    assert background.classes is not None
+    unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
+    if unknown:
+        warn(
+            f"{unknown:,} of {quantity(len(labels), 'sample')} {'has' if unknown == 1 else 'have'} a label that the "
+            "background was not fitted with: the pooled counts answer instead."
+        )
+    return background.group_of(labels)

@@ -1,0 +1,28 @@
+"""Parts of what lies in memory, by all processors where that is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from hpv.base.machine import thread_count
+from hpv.walking.threads import Queue, run_in_threads
+from hpv.walking.tiling import block_samples
+
+SMALL = 2**18
+"""Values that one thread has done before others would have started."""
+Result = TypeVar("Result")
+
+
+def each_part(
+    work: Callable[[slice], Result], samples: int, nodes: int, itemsize: int, in_memory: bool, threads: int | None
+) -> list[Result]:
+    """``work(rows)`` for ranges of samples that make up all of them, on all processors if that is worth it."""
+    threads = 1 if samples * nodes < SMALL else thread_count(threads)
+    largest, least = (max(size // 64, 1) * 64 for size in block_samples(nodes * itemsize, in_memory))
+    parts = Queue(slice(0, samples), largest, least, threads)
+
+    def task(_: int) -> list[Result]:
+        return [work(rows) for rows in parts]
+
+    return [one for found in run_in_threads(task, range(threads), threads) for one in found]
