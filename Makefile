@@ -45,7 +45,7 @@ $(VENV)/.has-bench-cuda $(VENV)/.has-bench-cuda12: $(VENV)/.has-bench-%: pyproje
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,$*]'
 	@touch $@
 
-$(VENV)/.has-%: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.has-%: pyproject.toml setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
@@ -57,4 +57,4 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) build dist hpv.egg-info hpv-demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find hpv kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find editable hpv kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,12 @@
-"""``import hpv`` works as a wheel, as an editable installation, in a checkout and through PYTHONPATH, and is light."""
+"""``import hpv`` works as a wheel, as an editable installation, in a checkout and through PYTHONPATH, and is light.
+
+From every folder, the one that holds a clone named ``hpv`` above all: Python might take the clone for the package.
+"""
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -14,13 +18,14 @@ import venv
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hpv
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("numpy", "numba", "zarr", "fsspec", "dask", "torch", "typer", "rich", "sklearn")
-ASK = "import hpv.base.errors, hpv.kernels; print(hpv.__file__, hpv.kernels.__file__, sep='\\n')"
+ASK = "import hpv, hpv.kernels; hpv.HpvError; print(hpv.__file__, hpv.kernels.__file__, sep='\\n')"
 
 
 def run(python: Path | str, *arguments: str, cwd: Path, **environment: str) -> str:
@@ -40,11 +45,12 @@ def locations(python: Path | str, cwd: Path, **environment: str) -> tuple[Path, 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a build needs, so that it leaves nothing in the real checkout."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    """A copy of what a build needs, so that it leaves nothing in the real checkout; it is named as a clone is."""
+    copy = tmp_path_factory.mktemp("above") / "hpv"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("hpv", "kernels"):
+    for name in ("editable", "hpv", "kernels"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
@@ -60,22 +66,78 @@ def installed(where: Path, *what: str) -> Path:
     return python
 
 
-def test_wheel(checkout: Path, tmp_path: Path) -> None:
-    python = installed(tmp_path, str(checkout))
-    package, kernels = locations(python, tmp_path)
-    assert package.is_relative_to(tmp_path)
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with a wheel of the checkout."""
+    return installed(tmp_path_factory.mktemp("wheel"), str(checkout))
+
+
+@pytest.fixture(scope="module")
+def editable(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with an editable installation of the checkout."""
+    return installed(tmp_path_factory.mktemp("editable"), "--editable", str(checkout))
+
+
+def test_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
+    environment = wheel.parent.parent
+    package, kernels = locations(wheel, tmp_path)
+    assert package.is_relative_to(environment)
     assert kernels == package / "kernels"
     assert {path.relative_to(package) for path in package.rglob("*.py")} == {
         path.relative_to(checkout / "hpv") for path in (checkout / "hpv").rglob("*.py")
     } | {"kernels" / path.relative_to(checkout / "kernels") for path in (checkout / "kernels").rglob("*.py")}
     assert (package / "py.typed").is_file()
-    assert [path.name for path in package.parent.iterdir() if path.is_dir() and path.name == "kernels"] == []
-    assert (tmp_path / "bin" / "hpv").is_file()
+    assert {path.name for path in package.parent.iterdir() if path.is_dir()} & {"kernels", "editable"} == set()
+    assert (environment / "bin" / "hpv").is_file()
 
 
-def test_editable(checkout: Path, tmp_path: Path) -> None:
-    python = installed(tmp_path, "--editable", str(checkout))
-    assert locations(python, tmp_path) == (checkout / "hpv", checkout / "kernels")
+@pytest.mark.parametrize("folder", [".", "..", "hpv", "kernels", "/"])
+@pytest.mark.parametrize("way", ["wheel", "editable", "PYTHONPATH"])
+def test_from_every_folder(way: str, folder: str, checkout: Path, request: pytest.FixtureRequest) -> None:
+    """In the root of a checkout its own code is imported, whatever is installed: that is Python's rule."""
+    python = sys.executable if way == "PYTHONPATH" else request.getfixturevalue(way)
+    environment = {"PYTHONPATH": str(checkout)} if way == "PYTHONPATH" else {}
+    package, kernels = locations(python, checkout / folder, **environment)
+    if way == "wheel" and folder != ".":
+        assert package.is_relative_to(Path(python).parent.parent)
+        assert kernels == package / "kernels"
+    else:
+        assert (package, kernels) == (checkout / "hpv", checkout / "kernels")
+    told = run(python, "-m", "hpv", "--version", cwd=checkout / folder, **environment)
+    assert told.strip() == hpv.__version__
+
+
+def test_editable_installation_of_a_clone_with_another_name(checkout: Path, tmp_path: Path) -> None:
+    clone = shutil.copytree(checkout, tmp_path / "another name")
+    python = installed(tmp_path / "environment", "--editable", str(clone))
+    for folder in (".", "..", "hpv"):
+        assert locations(python, clone / folder) == (clone / "hpv", clone / "kernels")
+
+
+def test_an_editable_installation_is_the_package_of_the_checkout(
+    checkout: Path, editable: Path, tmp_path: Path
+) -> None:
+    """What leads there leaves no trace: all is as where Python finds the package without it."""
+    code = "import hpv; print(hpv.__file__, hpv.__path__, hpv.__spec__.origin, hpv.__spec__.submodule_search_locations)"
+    code += "; print(hpv.__loader__.path, hpv.__spec__.loader.path, sorted(vars(hpv)), hpv.__doc__)"
+    assert run(editable, "-c", code, cwd=tmp_path) == run(editable, "-c", code, cwd=checkout)
+
+
+def test_an_editable_installation_adds_no_other_name(editable: Path, tmp_path: Path) -> None:
+    """``kernels`` is also the name of another project's package, whose presence many libraries look for."""
+    code = "from importlib.util import find_spec; print([n for n in ('kernels', 'editable', 'setup') if find_spec(n)])"
+    assert run(editable, "-c", code, cwd=tmp_path).strip() == "[]"
+
+
+def test_jobs_from_the_folder_above_a_clone(checkout: Path, editable: Path) -> None:
+    """What ``hpv slurm`` prints there starts all of hpv there; what the jobs then do is tested in test_shards.py."""
+    above = checkout.parent
+    np.save(above / "activations.npy", np.zeros((100, 3)))
+    asked = ("slurm", "fit", "activations.npy", "--out", "background", "--shards", "2", "--json")
+    jobs = json.loads(run(editable.parent / "hpv", *asked, cwd=above))
+    for job, command in (("run", "fit"), ("merge", "merge")):
+        start = jobs[job][: jobs[job].index(command)]
+        assert run(*start, "--version", cwd=above).strip() == hpv.__version__
 
 
 def test_checkout() -> None:
