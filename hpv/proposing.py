@@ -13,9 +13,8 @@ from hpv import streaming
 from hpv.blocks import Block, in_place, read_block
 from hpv.buffers import Buffers
 from hpv.floats import FloatFormat
-from hpv.kernels.cpu.coding import padded_rows
-from hpv.kernels.cpu.lanes import ROWS
 from hpv.kernels.cpu.sorting import pack_keys, room_for
+from hpv.kernels.cpu.stacks import ROWS, padded_rows
 from hpv.pilot import Edges, LayerEdges, Rule, propose
 from hpv.planning import LayerPlan, plan_fit
 from hpv.resources import MIB

@@ -17,7 +17,7 @@ from hpv.blocks import Block, read_block
 from hpv.buffers import Buffers
 from hpv.errors import DataError, InputError, warn
 from hpv.fitting import check_labels, choose_backend
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.rules import NAN_CODE
 from hpv.planning import SCORE_CHUNK, TALLY_SHARE, LayerPlan, Plan, plan_score
 from hpv.resources import quantity
 from hpv.scanning import Kind, Scanner, ScanOptions, Scored, Tables
@@ -404,7 +404,7 @@ def tally_block(
 
 def count_missing(codes: Any) -> int:
     """NaN among the values that these are the codes of: an array, or a tensor wherever it is."""
-    nan = codes == MISSING_CODE
+    nan = codes == NAN_CODE
     return int(np.count_nonzero(nan)) if isinstance(nan, np.ndarray) else int(nan.sum())
 
 

@@ -13,8 +13,7 @@ import hpv
 import naive
 from hpv.floats import FLOAT32, FLOAT64, from_keys, to_keys
 from hpv.kernels.cpu import sorting
-from hpv.kernels.cpu.coding import padded_rows
-from hpv.kernels.cpu.lanes import ROWS
+from hpv.kernels.cpu.stacks import ROWS, padded_rows
 from hpv.pilot import Rule, pilot_runs, pilot_size, propose
 from strategies import as_floats, matrices, ordinals, steps
 
