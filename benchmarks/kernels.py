@@ -62,7 +62,7 @@ def prepare(values: np.ndarray) -> dict[str, Callable[[], Any]]:
         counter = coding.make_counter(background.layers["activations"].edges, FLOAT32.infinity)
         calls[f"count, {bins} bins"] = partial(coding.count, bits, 0, rows, counter)
         coder = coding.make_coder(closed[bins], FLOAT32.infinity)
-        calls[f"encode, {bins} bins"] = partial(coding.encode, bits, 0, coder, codes)
+        calls[f"encode, {bins} bins"] = partial(coder.encode, bits, 0, codes)
     return calls | prepare_ends(values, closed[32])
 
 
@@ -82,7 +82,7 @@ def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[],
         for start in range(0, samples, BLOCK):
             part = slice(start, min(samples, start + BLOCK))
             found = codes[: part.stop - start]
-            coding.encode(bits[part], 0, coder, found)
+            coder.encode(bits[part], 0, found)
             tallying.tally(found, rows[: len(found)], none[part], levels, tally[part])
 
     return {

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-# Kinds of integers that cross the border between Python and the kernels:
+import numpy as np
+
+# What crosses the border between Python and the kernels:
 #
-#   bits    the values themselves, viewed as signed integers of their width; what a block of activations becomes
-#   keys    integers in the order of the values (hpv/floats.py): lowest = NaN, highest = no such edge
-#   codes   uint8, number of edges e with value >= e: 0..254; MISSING_CODE for NaN
-#   counts  int32 within a block, int64 once added up
-MAX_EDGES = 254
-MISSING_CODE = 255
+#   bits     the values themselves, viewed as signed integers of their width; what a block of activations becomes
+#   keys     integers of that width in the order of the values (hpv/floats.py): lowest = NaN, highest = no edge
+#   codes    CODE, number of edges e with value >= e: 0..254; NAN_CODE for NaN
+#   counts   COUNT, of samples at or above each edge
+#   tallies  TALLY, of a sample's nodes at each level
+#   ranges   pmin and pmax, float32 rounded outward or float64
+CODE = np.uint8
+COUNT = np.int64
+TALLY = np.int32
+NAN_CODE = 255
 
 
-def is_nan(bits: Any, infinity: Any, missing: Any) -> Any:
+def is_nan(bits: Any, infinity: Any, nan_key: Any) -> Any:
     """Whether a value is NaN: its magnitude is above infinity's.
 
-    ``bits`` are signed; ``missing`` is the lowest integer of the format, ``infinity`` the bits of +inf.
+    ``bits`` are signed; ``nan_key`` is the lowest integer of the format, ``infinity`` the bits of +inf.
     """
-    return bits & ~missing > infinity
+    return bits & ~nan_key > infinity
 
 
-def key_of_number(bits: Any, missing: Any) -> Any:
+def key_of_number(bits: Any, nan_key: Any) -> Any:
     """The key of a value that is not NaN: its magnitude, negated for negative numbers."""
-    magnitude = bits & ~missing
+    magnitude = bits & ~nan_key
     return -magnitude if bits < 0 else magnitude
 
 

@@ -22,7 +22,7 @@ Ordinals = tuple[Callable[[float], int], Callable[[int], float]]
 TAILS = ("right", "left", "two-sided")
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
 FORMS = ("subset", "whole")
-MISSING_CODE = 255
+NAN_CODE = 255
 MOST_INNER_EDGES = 252
 NO_RANGE: Range = (Fraction(0), Fraction(1))
 GRID_STEPS = 65_000
@@ -51,7 +51,7 @@ def empirical_range(background: Sequence[float], value: float, tail: str) -> Ran
 
 def histogram_range(code: int, survivors: Sequence[int], counted: int, tail: str) -> Range:
     """[pmin, pmax] of a code; ``survivors`` at all edges of the node, the outer two included."""
-    if counted == 0 or code == MISSING_CODE:
+    if counted == 0 or code == NAN_CODE:
         return NO_RANGE
     padded = [counted, *survivors, 0]
     return _tail_range(padded[code + 1], padded[code], counted, tail)
@@ -75,7 +75,7 @@ def survivors(background: Sequence[float], edges: Sequence[float]) -> list[int]:
 
 def code(value: float, edges: Sequence[float]) -> int:
     """code = number of edges e with value >= e; NaN has the code 255."""
-    return MISSING_CODE if math.isnan(value) else sum(value >= edge for edge in edges)
+    return NAN_CODE if math.isnan(value) else sum(value >= edge for edge in edges)
 
 
 def closed_edges(inner: Sequence[float], background: Sequence[float], next_up: Step) -> list[float]:

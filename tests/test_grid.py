@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import hpv
 from hpv.base.floats import FLOAT32, to_keys
-from hpv.kernels.cpu import coding, parallel
-from hpv.kernels.cpu.grid import NO_PLACE, lay_out
+from hpv.kernels.cpu import coding
+from hpv.kernels.cpu.grid import NO_PLACE, OnGrid, lay_out
 
 UNUSED = FLOAT32.unused
 
@@ -48,9 +48,9 @@ def test_codes_and_counts(seed, nodes, count, samples, step):
     edges = edges_of(rng, nodes, count, step)
     values = values_near(rng, np.concatenate([np.zeros((2, count), np.int32), edges]), samples)
     keys = to_keys(values, FLOAT32)[:, 2:]
-    coder = coding.Coder(edges[:0], (), lay_out(edges), nodes, count, FLOAT32.infinity)
+    coder = OnGrid(lay_out(edges), FLOAT32.infinity)
     codes = np.zeros((samples, nodes), np.uint8)
-    coding.encode(values.view(np.int32), 2, coder, codes)
+    coder.encode(values.view(np.int32), 2, codes)
     expected = np.count_nonzero((keys[:, :, None] >= edges) & (edges != UNUSED), axis=2)
     np.testing.assert_array_equal(codes, np.where(keys == FLOAT32.missing, 255, expected))
     rows = np.sort(rng.choice(samples, rng.integers(0, samples + 1), replace=False))
@@ -67,8 +67,8 @@ def test_codes_and_counts(seed, nodes, count, samples, step):
 def test_small_counters_do_not_overflow():
     """Blocks are added up beyond what 16 bits hold."""
     edges = np.array([[-65536, 0, 65536]], np.int32)
-    coder = coding.Coder(edges[:0], (), lay_out(edges), 1, 3, FLOAT32.infinity)
-    state = coding.start_counts(coder, np.dtype(np.int32))
+    coder = OnGrid(lay_out(edges), FLOAT32.infinity)
+    state = coder.start(np.dtype(np.int32))
     bits = np.full((30_000, 1), 65536, np.int32)
     for _ in range(3):
         state.add(bits, 0, np.arange(30_000))
@@ -85,16 +85,4 @@ def test_proposed_edges_lie_on_a_grid(relu):
     grid = lay_out(edges)
     off = np.count_nonzero((grid.places < 0) & (grid.places != NO_PLACE), axis=1)
     assert off.max() <= 4  # the two outer edges, and the pair of a modal value
-    assert coding.make_coder(edges, FLOAT32.infinity).grid is not None
-
-
-def test_parallel_face():
-    rng = np.random.default_rng(2)
-    edges = edges_of(rng, 100, 30, 16)
-    values = values_near(rng, edges, 300)
-    coder = coding.make_coder(edges, FLOAT32.infinity)
-    assert coder.grid is not None
-    codes, others = np.zeros((2, 300, 100), np.uint8)
-    coding.encode(values.view(np.int32), 0, coder, codes)
-    parallel.encode(values.view(np.int32), 0, coder, others, 2)
-    np.testing.assert_array_equal(codes, others)
+    assert isinstance(coding.make_coder(edges, FLOAT32.infinity), OnGrid)

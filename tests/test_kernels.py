@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpv.base.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
-from hpv.kernels.cpu import coding, parallel, ranging, searching, tallying
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.cpu import coding, ranging, registers, tallying
+from hpv.kernels.rules import NAN_CODE
 from strategies import edge_keys, nasty
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ SHAPES = ((1, 1), (3, 5), (61, 37), (64, 128), (300, 131))
 
 def reference_codes(keys: np.ndarray, edges: np.ndarray, form: FloatFormat) -> np.ndarray:
     codes = np.stack([np.searchsorted(edges[j], keys[:, j], "right") for j in range(len(edges))], axis=1)
-    return np.where(keys == form.missing, MISSING_CODE, codes)
+    return np.where(keys == form.missing, NAN_CODE, codes)
 
 
 def check(bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, form: FloatFormat) -> None:
@@ -35,7 +35,7 @@ def check(bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, for
     keys = to_keys(bits.view(form.storage), form)[:, first : first + len(edges)]
     expected = reference_codes(keys, edges, form)
     codes = np.full(keys.shape, 77, np.uint8)
-    coding.encode(bits, first, coding.make_coder(edges, form.infinity), codes)
+    coding.make_coder(edges, form.infinity).encode(bits, first, codes)
     np.testing.assert_array_equal(codes, expected)
     counts = coding.count(bits, first, rows, coding.make_counter(edges, form.infinity))
     chosen = keys[rows]
@@ -87,13 +87,13 @@ def test_counters_do_not_overflow_when_rows_come_one_by_one(form: FloatFormat, k
     bits = nasty(rng, 1, 3, form)
     keys = to_keys(bits.view(form.storage), form)
     edges = edge_keys(rng, keys, k, form)
-    state = coding.start_counts(coding.make_counter(edges, form.infinity), form.key)
+    state = coding.make_counter(edges, form.infinity).start(form.key)
     for _ in range(1030):  # 64 times as many pass 16 bits, 63 times do not
         state.add(bits, 0, np.arange(1))
     counts, codes = state.finish(), reference_codes(keys, edges, form)[0]
     for node, code in enumerate(codes):
-        reached = 0 if code == MISSING_CODE else int(code)
-        assert counts.counted[node] == (0 if code == MISSING_CODE else 1030)
+        reached = 0 if code == NAN_CODE else int(code)
+        assert counts.counted[node] == (0 if code == NAN_CODE else 1030)
         assert counts.survivors[node].tolist() == [1030] * reached + [0] * (k - reached)
 
 
@@ -117,26 +117,14 @@ def test_two_threads_at_once() -> None:
     assert errors == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_parallel_faces_with_any_number_of_threads(threads: int) -> None:
-    rng = np.random.default_rng(threads)
-    for k, samples in ((12, 1), (40, 1), (12, 300), (40, 300)):
-        bits = nasty(rng, samples, 30, FLOAT32)
-        keys = to_keys(bits.view(np.float32), FLOAT32)
-        edges = edge_keys(rng, keys, k, FLOAT32)
-        codes = np.empty(keys.shape, np.uint8)
-        parallel.encode(bits, 0, coding.make_coder(edges, FLOAT32.infinity), codes, threads)
-        np.testing.assert_array_equal(codes, reference_codes(keys, edges, FLOAT32))
-
-
 @pytest.mark.parametrize("classes", [1, 3])
 def test_look_ups_and_tallies(classes: int) -> None:
     rng = np.random.default_rng(classes)
     samples, nodes, entries = 77, 133, 38
     codes = rng.integers(0, entries - 1, (samples, nodes)).astype(np.uint8)
-    codes[rng.random(codes.shape) < 0.1] = MISSING_CODE
+    codes[rng.random(codes.shape) < 0.1] = NAN_CODE
     group = rng.integers(0, classes, samples)
-    at = np.where(codes == MISSING_CODE, entries - 1, codes)
+    at = np.where(codes == NAN_CODE, entries - 1, codes)
     low, high = rng.random((2, classes, nodes, entries), np.float32)
     for tables in ((low, high), ranging.pair_tables(low, high)):
         pmin, pmax = np.empty((2, samples, nodes), np.float32)
@@ -190,7 +178,7 @@ def test_ranges_from_values(form: FloatFormat, k: int) -> None:
 def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int, entries: int, g: int) -> bool:
     """Tallies with nodes and values without a p-value; whether the levels fitted into bytes."""
     codes = rng.integers(0, entries - 1, (samples, nodes)).astype(np.uint8)
-    codes[rng.random(codes.shape) < 0.1] = MISSING_CODE
+    codes[rng.random(codes.shape) < 0.1] = NAN_CODE
     group = rng.integers(0, classes, samples)
     levels = rng.integers(0, g + 1, (classes, nodes, entries)).astype(np.uint16)
     levels[rng.random(levels.shape) < 0.4] = g
@@ -200,7 +188,7 @@ def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int
     tally, expected = np.ones((2, samples, g + 2), np.int32)
     made = tallying.make_levels(levels, g)
     tallying.tally(codes, rows, group[rows], made, tally)
-    at = np.where(codes == MISSING_CODE, entries - 1, codes)
+    at = np.where(codes == NAN_CODE, entries - 1, codes)
     for i in rows:
         np.add.at(expected[i], levels[group[i], np.arange(nodes), at[i]], 1)
     np.testing.assert_array_equal(tally, expected)
@@ -233,7 +221,7 @@ def test_tallies_from_values(form: FloatFormat, k: int) -> None:
             table[..., -1] = g + 1
             table[without] = g + 1
         made = tallying.make_tallier(edges, form.infinity, tables, g)
-        assert (made is not None) == searching.looks_up_bytes_in_registers()
+        assert (made is not None) == registers.looks_up_bytes_in_registers()
         if made is None:  # then by codes only
             continue
         tallies, expected = (np.ones((2, samples, g + 2), np.int32) for _ in range(2))
@@ -241,8 +229,8 @@ def test_tallies_from_values(form: FloatFormat, k: int) -> None:
         found = tallying.tally_values(bits, first, group, made, list(tallies), left)
         if found is not None:
             np.testing.assert_array_equal(left, codes)
-            assert found == np.count_nonzero(codes == MISSING_CODE)
-            at = np.where(codes == MISSING_CODE, k + 1, codes)
+            assert found == np.count_nonzero(codes == NAN_CODE)
+            at = np.where(codes == NAN_CODE, k + 1, codes)
             for one, table in zip(expected, tables, strict=True):
                 for i in range(samples):
                     np.add.at(one[i], table[group[i], np.arange(nodes), at[i]], 1)
@@ -302,73 +290,10 @@ def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
     run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
 
 
-PARALLEL = """
-def both(bits, first, edges, rows, form):
-    keys = to_keys(bits.view(form.storage), form)
-    codes = np.empty(keys.shape, np.uint8)
-    parallel.encode(bits, 0, coding.make_coder(edges, form.infinity), codes, 2)
-    np.testing.assert_array_equal(codes, reference_codes(keys, edges, form))
-    low, high = np.random.default_rng(0).random((2, 1, codes.shape[1], edges.shape[1] + 2), np.float32)
-    pmin, pmax = np.empty((2, *codes.shape), np.float32)
-    parallel.look_up_ranges(codes, np.zeros(len(codes), np.int64), low, high, pmin, pmax, 2)
-    at = np.minimum(codes, edges.shape[1] + 1)
-    np.testing.assert_array_equal(pmax, high[0, np.arange(codes.shape[1]), at])
-    np.testing.assert_array_equal(pmin, low[0, np.arange(codes.shape[1]), at])
-"""
-
-
-@pytest.mark.parametrize("layer", ["workqueue", "default"])
-def test_parallel_faces_called_by_two_threads(layer: str) -> None:
-    run(
-        PREPARE
-        + PARALLEL
-        + """
-errors = []
-def work():
-    try:
-        for _ in range(30):
-            for case in cases: both(*case)
-    except BaseException as error:
-        errors.append(error)
-threads = [threading.Thread(target=work) for _ in range(2)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-assert not errors, errors
-print("done")
-""",
-        NUMBA_THREADING_LAYER=layer,
-        NUMBA_NUM_THREADS="2",
-    )
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
-@pytest.mark.parametrize("layer", ["workqueue", "default"])
-def test_parallel_faces_in_a_forked_child(layer: str) -> None:
-    run(
-        PREPARE
-        + PARALLEL
-        + """
-for case in cases: both(*case)
-child = os.fork()
-if child == 0:
-    try:
-        for case in cases: both(*case)
-    except BaseException:
-        os._exit(1)
-    os._exit(0)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-for case in cases: both(*case)
-print("done")
-""",
-        NUMBA_THREADING_LAYER=layer,
-        NUMBA_NUM_THREADS="2",
-    )
-
-
 def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
-    count = "hits = [f.stats for f in (coding.encode_few, tiles.encode_many, tiles.count_many)]\n"
-    code += "from hpv.kernels.cpu import tiles\n" + count
+    count = "hits = [f.stats for f in (comparing.encode_few, trees.encode_many, trees.count_many)]\n"
+    code += "from hpv.kernels.cpu import comparing, trees\n" + count
     run(code + "assert all(not s.cache_hits for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
     run(code + "assert all(not s.cache_misses for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
 
@@ -376,10 +301,10 @@ def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
 def test_one_array_for_two_formats_of_sixteen_bits() -> None:
     bits = np.array([[0x7C00], [0x7F80]], np.int16)
     codes = np.empty((2, 1), np.uint8)
-    for name, expected in (("float16", [0, MISSING_CODE]), ("bfloat16", [0, 1])):
+    for name, expected in (("float16", [0, NAN_CODE]), ("bfloat16", [0, 1])):
         form = FORMATS[name]
         edges = np.array([[0x7E00]], np.int16) if name == "bfloat16" else np.full((1, 1), form.unused, np.int16)
-        coding.encode(bits, 0, coding.make_coder(edges, form.infinity), codes)
+        coding.make_coder(edges, form.infinity).encode(bits, 0, codes)
         assert codes[:, 0].tolist() == expected
 
 
@@ -387,5 +312,5 @@ def test_keys_of_double_precision_are_not_narrowed() -> None:
     near = np.array([[1.0], [np.nextafter(1.0, 2.0)]])
     edges = to_keys(near[1:], FLOAT64)
     codes = np.empty((2, 1), np.uint8)
-    coding.encode(near.view(np.int64), 0, coding.make_coder(edges, FLOAT64.infinity), codes)
+    coding.make_coder(edges, FLOAT64.infinity).encode(near.view(np.int64), 0, codes)
     assert codes[:, 0].tolist() == [0, 1]

@@ -61,7 +61,7 @@ def all_scores(
         kind: [np.concatenate([getattr(results[kind], field) for _, results, _ in parts]) for field in FIELDS]
         for kind in parts[0][1]
     }
-    assert sum(missing for *_, missing in parts) == np.count_nonzero(codes == naive.MISSING_CODE)
+    assert sum(missing for *_, missing in parts) == np.count_nonzero(codes == naive.NAN_CODE)
     return codes, scores
 
 

@@ -12,6 +12,7 @@ from hpv.base.buffers import Buffers
 from hpv.base.floats import FloatFormat
 from hpv.histograms.state import Counted
 from hpv.kernels.cpu import coding, ranging, tallying
+from hpv.kernels.rules import COUNT
 
 name = "cpu"
 codes_again = False
@@ -34,7 +35,7 @@ def make_counter(edges: np.ndarray, form: FloatFormat) -> Any:
 
 def start_counts(counter: Any, classes: int, form: FloatFormat) -> Any:
     """See `Backend`."""
-    return [coding.start_counts(counter, form.key) for _ in range(classes)], np.zeros(classes, np.int64)
+    return [counter.start(form.key) for _ in range(classes)], np.zeros(classes, COUNT)
 
 
 def add_counts(accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
@@ -72,7 +73,7 @@ def make_coder(edges: np.ndarray, form: FloatFormat) -> Any:
 
 def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
     """See `Backend`."""
-    coding.encode(bits, first, coder, codes)
+    coder.encode(bits, first, codes)
 
 
 def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Any:
@@ -107,7 +108,7 @@ def ranges(
     for start in range(0, samples, step):
         part = slice(start, min(samples, start + step))
         codes = space((part.stop - part.start, nodes))
-        coding.encode(bits[part], first, coder, codes)
+        coder.encode(bits[part], first, codes)
         ranging.look_up_ranges(codes, group[part], *ranges.pairs, out[0][part], out[1][part])
 
 

@@ -27,9 +27,8 @@ def pack_pilot(
     bits: np.ndarray, rows: np.ndarray, first: int, nodes: int, form: FloatFormat, packed: np.ndarray, at: int
 ) -> None:
     """Keys of rows of a block (samples, columns), from column ``first`` on, go into ``packed`` at sample ``at``."""
-    from hpv.kernels.cpu.coding import padded_rows
-    from hpv.kernels.cpu.lanes import ROWS
     from hpv.kernels.cpu.sorting import pack_keys
+    from hpv.kernels.cpu.stacks import ROWS, padded_rows
 
     pack_keys(bits, padded_rows(rows, ROWS), first, nodes, form.infinity, packed, at)
 

@@ -12,7 +12,7 @@ from hpv.backends.protocol import coded_samples
 from hpv.base.buffers import Buffers
 from hpv.histograms.ranges import range_tables
 from hpv.histograms.state import BackgroundState
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.rules import NAN_CODE
 from hpv.scanning.options import Kind, ScanOptions
 from hpv.scanning.scored import POOLED, Scored, score_tallies
 
@@ -217,5 +217,5 @@ class Scanner:
 
 def count_missing(codes: Any) -> int:
     """NaN among the values that these are the codes of: an array, or a tensor wherever it is."""
-    nan = codes == MISSING_CODE
+    nan = codes == NAN_CODE
     return int(np.count_nonzero(nan)) if isinstance(nan, np.ndarray) else int(nan.sum())

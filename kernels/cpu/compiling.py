@@ -38,20 +38,11 @@ _SOURCES = sources_hash()
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on the first call, one version per combination of dtypes; callers run it from threads of their own."""
-    return _compile(function, nogil=True)
-
-
-def parallel_kernel(function: Callable[..., Any]) -> Any:
-    """The same over Numba's own threads; only ``parallel.py`` may call these, behind its guard."""
-    return _compile(function, nogil=True, parallel=True)
-
-
-def _compile(function: Callable[..., Any], **options: Any) -> Any:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(cache_folder())
     try:
-        return numba.njit(function, cache=True, error_model="numpy", **options)
+        return numba.njit(function, nogil=True, cache=True, error_model="numpy")
     except RuntimeError:  # nowhere to write: compile in every process
-        return numba.njit(function, error_model="numpy", **options)
+        return numba.njit(function, nogil=True, error_model="numpy")
     finally:
         config.CACHE_DIR = before

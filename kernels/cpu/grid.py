@@ -16,21 +16,20 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from hpv.kernels.cpu.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import (
+from hpv.kernels.cpu.lanes import Lanes, address_of, aligned, load, load_lanes, shuffle, store_lanes
+from hpv.kernels.cpu.stacks import (
     ROWS,
-    Lanes,
-    _address,
     add_reached,
-    aligned,
     count_reached,
     keep_highest,
     keep_lowest,
     load_keys,
-    load_lanes,
-    store_lanes,
+    padded_rows,
     write_bytes,
 )
+from hpv.kernels.rules import NAN_CODE
 
 NODES = 32
 """Nodes of a block: as many 16-bit cells as a vector holds."""
@@ -76,6 +75,43 @@ class Grid(NamedTuple):
 
 
 NO_PLACE = np.iinfo(np.int64).min
+
+
+class OnGrid(NamedTuple):
+    """Edges of float32 that are mostly compared as 16-bit cells."""
+
+    grid: Grid
+    infinity: int
+    """Key of +inf in the format of the values."""
+
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+        """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
+        encode_grid(bits, first, self.grid.arrays, self.infinity, codes)
+
+    def start(self, dtype: np.dtype) -> Accumulation:
+        """Empty counts, to which blocks of bits of this dtype can be added."""
+        return _OnGrid(self, dtype)
+
+
+class _OnGrid(Accumulation):
+    """A counter for each slot."""
+
+    def __init__(self, counter: OnGrid, dtype: np.dtype) -> None:
+        self.grid, self.infinity = counter
+        super().__init__(*self.grid.places.shape, dtype, len(self.grid.low))
+        small = (self.grid.cells, self.grid.full, self.grid.low)
+        self.in_cells, self.in_full, self.numbers = (aligned(one.shape, one.dtype, 0) for one in small)
+
+    def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
+        chosen, small = padded_rows(rows, ROWS), (self.in_cells, self.in_full, self.numbers)
+        what = (len(self.survivors), chosen, self.grid.arrays, self.infinity)
+        count_grid(bits, first, *what, *small, self.lowest, self.highest)
+
+    def empty(self) -> None:
+        collect(self.grid.places, self.in_cells, self.in_full, self.survivors)
+        self.counted += self.numbers[: len(self.counted)]
+        for small in (self.in_cells, self.in_full, self.numbers):
+            small[:] = 0
 
 
 def lay_out(edges: np.ndarray) -> Grid:
@@ -204,10 +240,8 @@ def to_cells(typing: Any, left: Any, right: Any, low: Any, high: Any, shift: Any
             offset = builder.add(first, first.type(half * HALF))
             vectors = []
             for kind, array in zip(signature.args[2:5], arguments[2:5], strict=True):
-                address = builder.bitcast(_address(context, builder, kind, array, offset), KEYS.llvm.as_pointer())
-                vectors.append(builder.load(address, typ=KEYS.llvm, align=4))
+                vectors.append(load(builder, address_of(context, builder, kind, array, offset), KEYS))
             bounds.append(vectors)
-        both = ir.Constant(ir.VectorType(ir.IntType(32), NODES), list(range(NODES)))
         stack = []
         for q in range(ROWS):
             halves = []
@@ -218,7 +252,7 @@ def to_cells(typing: Any, left: Any, right: Any, low: Any, high: Any, shift: Any
                 # The difference may pass the sign bit: as an unsigned number it is right.
                 cell = builder.lshr(builder.sub(key, lowest), step)
                 halves.append(builder.sub(cell, KEYS.constant(32_768)))
-            whole = builder.shuffle_vector(*halves, both)
+            whole = shuffle(builder, *halves, list(range(NODES)))
             stack.append(builder.trunc(whole, CELLS.llvm))
         return context.make_tuple(builder, signature.return_type, stack)
 
@@ -227,14 +261,14 @@ def to_cells(typing: Any, left: Any, right: Any, low: Any, high: Any, shift: Any
 
 @intrinsic
 def start_codes(typing: Any, keys: Any) -> Any:
-    """A stack of codes before the first edge: 0, and 255 (``MISSING_CODE``) where the key is NaN's."""
+    """A stack of codes before the first edge: 0, and NAN_CODE where the key is NaN's."""
     signature = keys(keys)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         stack = []
         for q in range(ROWS):
-            missing = builder.icmp_signed("==", builder.extract_value(arguments[0], q), KEYS.lowest)
-            stack.append(builder.select(missing, KEYS.constant(255), KEYS.constant(0)))
+            nan = builder.icmp_signed("==", builder.extract_value(arguments[0], q), KEYS.lowest)
+            stack.append(builder.select(nan, KEYS.constant(NAN_CODE), KEYS.constant(0)))
         return context.make_tuple(builder, signature.return_type, stack)
 
     return signature, generate
@@ -246,11 +280,10 @@ def join(typing: Any, left: Any, right: Any) -> Any:
     signature = types.UniTuple(CELLS, ROWS)(left, right)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        both = ir.Constant(ir.VectorType(ir.IntType(32), NODES), list(range(NODES)))
         stack = []
         for q in range(ROWS):
             halves = [builder.extract_value(side, q) for side in arguments]
-            stack.append(builder.trunc(builder.shuffle_vector(*halves, both), CELLS.llvm))
+            stack.append(builder.trunc(shuffle(builder, *halves, list(range(NODES))), CELLS.llvm))
         return context.make_tuple(builder, signature.return_type, stack)
 
     return signature, generate

@@ -66,7 +66,7 @@ def lane_of(ordered, node):
 
 
 @kernel
-def order(packed, missing, numerator, denominator, counted, starts, stops, found):
+def order(packed, nan_key, numerator, denominator, counted, starts, stops, found):
     # (b, m, l) -> (b, m, l), (n,), (n, c), (n, c), (n,)
     """Sort every lane in place, count its numbers and find its modal values, block after block in the cache.
 
@@ -76,12 +76,12 @@ def order(packed, missing, numerator, denominator, counted, starts, stops, found
     for b in range(packed.shape[0]):
         block, some = packed[b : b + 1], slice(b * lanes, min((b + 1) * lanes, counted.size))
         sort_lanes(block)
-        count_numbers(block, missing, counted[some])
+        count_numbers(block, nan_key, counted[some])
         find_modal(block, counted[some], numerator, denominator, starts[some], stops[some], found[some])
 
 
 @kernel
-def count_numbers(ordered, missing, counted):  # (b, m, l) -> (n,)
+def count_numbers(ordered, nan_key, counted):  # (b, m, l) -> (n,)
     """How many keys of every node are not NaN's."""
     m = ordered.shape[1]
     for node in range(counted.size):
@@ -90,7 +90,7 @@ def count_numbers(ordered, missing, counted):  # (b, m, l) -> (n,)
         high = m
         while high - low > 1:
             middle = (low + high) // 2
-            if row[middle] == missing:
+            if row[middle] == nan_key:
                 low = middle
             else:
                 high = middle

@@ -9,15 +9,31 @@ t = k + 2 = entries of a node's table (codes 0..t-2, the last one for NaN), e = 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from hpv.kernels.cpu import coding
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import LANE_BYTES, aligned
-from hpv.kernels.cpu.searching import GROUP, looks_up_in_registers
-from hpv.kernels.cpu.tiles import range_many, space_of_thread
+from hpv.kernels.cpu.lanes import (
+    LANE_BYTES,
+    Lanes,
+    address_of,
+    aligned,
+    fence,
+    lanes_of,
+    line_start,
+    load,
+    store,
+    stream,
+    transpose,
+)
+from hpv.kernels.cpu.registers import has_registers, looks_up_in_registers, pick_entry, pick_from_memory
+from hpv.kernels.cpu.stacks import padded_rows
+from hpv.kernels.cpu.tiles import COLLECTED, GROUP, pack_tile, present_rows, space_of_thread
+from hpv.kernels.cpu.trees import plant_trees, search_tile
 
 # Samples of one class that are worth a group of their own.
 FEWEST_ROWS = 16
@@ -48,7 +64,7 @@ def make_tables(low: np.ndarray, high: np.ndarray, edges: np.ndarray, infinity: 
     if not looks_up_in_registers():
         nothing = np.empty((0, 0, 0), np.int32)
         return RangeTables(pairs, None, (), nothing, nothing, infinity)
-    trees, levels = coding.plant_trees(edges)
+    trees, levels = plant_trees(edges)
     wide = [spread(table, 1 << len(levels)) for table in (low, high)]
     return RangeTables(pairs, trees, levels, wide[0], wide[1], infinity)
 
@@ -77,13 +93,78 @@ def fill_directly(
     if not all(out.flags.c_contiguous and out.flags.aligned for out in (pmin, pmax)):
         return False
     targets = [out.reshape(-1).view(tables.low.dtype) for out in (pmin, pmax)]
-    starts = tuple(coding.line_start(target) for target in targets)
+    starts = tuple(line_start(target) for target in targets)
     space = space_of_thread(bits.dtype)
     for c in present:
-        rows = coding.padded_rows(np.flatnonzero(classes == c), GROUP)
+        rows = padded_rows(np.flatnonzero(classes == c), GROUP)
         what = tables.trees, tables.levels, tables.infinity, space, tables.low[c], tables.high[c]
         range_many(bits, first, pmin.shape[1], rows, *what, *targets, starts)
     return True
+
+
+@intrinsic
+def look_up_square(
+    typing: Any, codes: Any, at: Any, tables: Any, start: Any, levels: Any, lines: Any, to: Any, width: Any
+) -> Any:
+    """Entries of l nodes for l samples each, as many as a vector holds.
+
+    The codes of a node lie side by side from item ``at`` of ``codes`` on, GROUP from node to node. Its table of
+    2**len(levels) entries starts at item ``start`` of ``tables``, table after table. The entries become lines of one
+    sample each, from item ``to`` of ``lines`` on, ``width`` apart.
+    """
+    lanes = lanes_of(tables)
+    entries = 1 << len(levels)
+    signature = types.void(codes, at, tables, start, levels, lines, to, width)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, at, tables, start, _, lines, to, width = arguments
+        native, square = has_registers(context), []
+        for q in range(lanes.count):
+            offset = builder.add(at, at.type(q * GROUP))
+            place = load(builder, address_of(context, builder, signature.args[0], codes, offset), Lanes(8, lanes.count))
+            place = builder.and_(builder.zext(place, lanes.llvm), lanes.constant(entries - 1))
+            first = address_of(context, builder, signature.args[2], tables, builder.add(start, start.type(q * entries)))
+            if native:
+                vectors = range(0, entries, lanes.count)
+                table = [load(builder, builder.gep(first, [start.type(v)]), lanes) for v in vectors]
+                square.append(pick_entry(builder, lanes, table, place))
+            else:
+                square.append(pick_from_memory(builder, lanes, first, place))
+        for q, sample in enumerate(transpose(builder, square)):
+            offset = builder.add(to, builder.mul(width, width.type(q)))
+            store(builder, address_of(context, builder, signature.args[5], lines, offset), sample)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@kernel
+def range_many(bits, first, nodes, rows, trees, levels, infinity, space, low, high, pmin, pmax, starts):
+    # (s, N), (r,), (n, t), (n, e), (n, e) -> (s * n,), (s * n,)
+    """Ranges of the chosen rows, ``nodes`` from ``first`` on.
+
+    ``starts`` are items of ``pmin`` and ``pmax`` where a line of the cache starts.
+    """
+    entries, lanes = low.shape[1], LANE_BYTES // low.itemsize
+    lines = space.lines.view(low.dtype)
+    collected = COLLECTED // low.itemsize
+    for i in range(0, rows.size, GROUP):
+        count = present_rows(rows, i)
+        for j in range(0, nodes, space.keys.shape[0]):
+            width = min(space.keys.shape[0], nodes - j)
+            pack_tile(bits, first + j, width, rows, i, infinity, space)
+            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
+            step = width + lanes
+            for h in range(0, count, collected):
+                end = min(count, h + collected)
+                for tables, target, start in ((low, pmin, starts[0]), (high, pmax, starts[1])):
+                    for c in range(0, width, lanes):
+                        for g in range(h, end, lanes):
+                            at, to = c * GROUP + g, (g - h) * step + c
+                            look_up_square(space.codes, at, tables, (j + c) * entries, levels, lines, to, step)
+                    for q in range(h, end):
+                        stream(lines, (q - h) * step, width, target, rows[i + q] * nodes + j, start)
+    fence()
 
 
 def pair_tables(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +175,7 @@ def pair_tables(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @kernel
 def look_up_ranges(codes, classes, low, high, pmin, pmax):  # (s, n), (s,), (c, n, t), (c, n, t) -> (s, n), (s, n)
-    """``pmin = low[class, node, code]`` and ``pmax`` likewise; MISSING_CODE takes the last entry.
+    """``pmin = low[class, node, code]`` and ``pmax`` likewise; NAN_CODE takes the last entry.
 
     Whole rows, because memory is written fastest in order; tables from ``pair_tables`` are read fastest.
     """
@@ -114,19 +195,3 @@ def look_up_ranges(codes, classes, low, high, pmin, pmax):  # (s, n), (s,), (c, 
                 target[j] = one[j]
             for j in range(row.size):
                 other[j] = two[j]
-
-
-@kernel
-def round_down(exact, result):  # (m,) float64 -> (m,) float32
-    """The largest float32 that is not above each number in [0, 1]."""
-    for i in range(exact.size):
-        near = np.float32(exact[i])
-        result[i] = np.nextafter(near, np.float32(-1)) if near > exact[i] else near
-
-
-@kernel
-def round_up(exact, result):  # (m,) float64 -> (m,) float32
-    """The smallest float32 that is not below each number in [0, 1]."""
-    for i in range(exact.size):
-        near = np.float32(exact[i])
-        result[i] = np.nextafter(near, np.float32(2)) if near < exact[i] else near

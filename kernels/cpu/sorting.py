@@ -17,7 +17,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import LANE_BYTES, ROWS, _address, _lanes_of, fetch_keys, load_keys
+from hpv.kernels.cpu.lanes import LANE_BYTES, address_of, lanes_of, load, store
+from hpv.kernels.cpu.stacks import ROWS, fetch_keys, load_keys
 
 LEAST = 16
 """Vectors that are sorted in registers at once."""
@@ -60,7 +61,7 @@ def _in_registers(width: int, descending: bool, whole: bool) -> Any:
 
     @intrinsic
     def operation(typing: Any, keys: Any, first: Any, stride: Any) -> Any:
-        lanes = _lanes_of(keys)
+        lanes = lanes_of(keys)
         signature = types.void(keys, first, stride)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -69,15 +70,14 @@ def _in_registers(width: int, descending: bool, whole: bool) -> Any:
             for q in range(width):
                 offset = builder.add(first, builder.mul(stride, stride.type(q)))
                 offset = builder.mul(offset, offset.type(lanes.count))
-                address = _address(context, builder, signature.args[0], keys, offset)
-                places.append(builder.bitcast(address, lanes.llvm.as_pointer()))
-                stack.append(builder.load(places[-1], typ=lanes.llvm, align=lanes.bits // 8))
+                places.append(address_of(context, builder, signature.args[0], keys, offset))
+                stack.append(load(builder, places[-1], lanes))
             if whole:
                 _sort(builder, stack, descending)
             else:
                 _clean(builder, stack, 0, width, descending)
             for place, vector in zip(places, stack, strict=True):
-                builder.store(vector, place, align=lanes.bits // 8)
+                store(builder, place, vector)
             return context.get_dummy_value()
 
         return signature, generate
@@ -202,9 +202,8 @@ def store_stack(typing: Any, packed: Any, offset: Any, height: Any, stack: Any) 
         for q in range(ROWS):
             with builder.if_then(builder.icmp_signed("<", height.type(q), height), likely=True):
                 at = builder.add(offset, offset.type(q * lanes.count))
-                address = _address(context, builder, signature.args[0], packed, at)
-                address = builder.bitcast(address, lanes.llvm.as_pointer())
-                builder.store(builder.extract_value(stack, q), address, align=lanes.bits // 8)
+                place = address_of(context, builder, signature.args[0], packed, at)
+                store(builder, place, builder.extract_value(stack, q))
         return context.get_dummy_value()
 
     return signature, generate

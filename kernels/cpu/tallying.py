@@ -15,33 +15,30 @@ e = 2**levels = entries of a table beside a search tree.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
-from hpv.kernels.cpu import coding
 from hpv.kernels.cpu.compiling import kernel
 from hpv.kernels.cpu.entries import (
     append_below,
-    count_missing,
+    count_nan,
     join_codes,
     load_codes,
     load_entries,
-    mark_missing_level,
+    mark_nan_level,
     repeat,
     take_from,
 )
-from hpv.kernels.cpu.lanes import LANE_BYTES, ROWS, aligned
-from hpv.kernels.cpu.searching import (
-    GROUP,
-    keep_below,
-    load_code_group,
-    look_up_codes,
-    looks_up_bytes_in_registers,
-    missing_among,
-)
-from hpv.kernels.cpu.tiles import copy_line, pack_tile, present_rows, search_tile, space_of_thread, transpose_tile
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.cpu.lanes import INT64, LANE_BYTES, address_of, aligned, load, load_lanes, splat, store
+from hpv.kernels.cpu.registers import compress, looks_up_bytes_in_registers, pick_entry
+from hpv.kernels.cpu.stacks import ROWS, padded_rows
+from hpv.kernels.cpu.tiles import BYTES, GROUP, copy_line, pack_tile, present_rows, space_of_thread, transpose_tile
+from hpv.kernels.cpu.trees import plant_trees, search_tile
+from hpv.kernels.rules import CODE, NAN_CODE, TALLY
 
 # Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
 TILE_NODES = 128
@@ -65,7 +62,7 @@ class Levels(NamedTuple):
     packed: np.ndarray | None
     """Levels as bytes, packed (c, b, t - 1, l); None where they are looked up."""
     without: np.ndarray
-    """MISSING_CODE for a node without p-values, else 0 (c, b * l)."""
+    """NAN_CODE for a node without p-values, else 0 (c, b * l)."""
 
 
 class Tallier(NamedTuple):
@@ -99,7 +96,7 @@ def make_tallier(edges: np.ndarray, infinity: int, tables: Sequence[np.ndarray],
     without = [nodes_without(table, thresholds) for table in tables]
     if not looks_up_bytes_in_registers() or without[0] is None or any(one is None for one in without):
         return None
-    trees, levels = coding.plant_trees(edges)
+    trees, levels = plant_trees(edges)
     classes, nodes, entries = tables[0].shape
     wide = aligned((classes, len(tables), nodes, 1 << len(levels)), np.uint8, thresholds)
     for v, table in enumerate(tables):
@@ -124,9 +121,9 @@ def tally_values(
     if len(classes) < FEWEST_VALUES * len(present):
         return None
     space, missing = space_of_thread(bits.dtype), 0
-    left = np.empty((0, 0), np.uint8) if codes is None else codes
+    left = np.empty((0, 0), CODE) if codes is None else codes
     for c in present:
-        rows = coding.padded_rows(np.flatnonzero(classes == c), GROUP)
+        rows = padded_rows(np.flatnonzero(classes == c), GROUP)
         what = tallier.trees, tallier.levels, tallier.infinity, space, tallier.tables[c], tallier.without[c]
         missing += tally_many(bits, first, len(tallier.trees), rows, *what, tuple(tallies), left)
     return missing
@@ -142,7 +139,7 @@ def tally_many(bits, first, nodes, rows, trees, levels, infinity, space, tables,
     entries = tables.shape[2]
     codes, answers = space.codes.reshape(-1), space.answers.reshape(-1)
     kept = np.empty(space.codes.shape[0] + GROUP, np.uint8)
-    parts, missing = np.empty(2 * BYTE, np.int32), np.empty(GROUP, np.int64)
+    parts, missing = np.empty(2 * BYTE, TALLY), np.empty(GROUP, np.int64)
     total = np.int64(0)
     for i in range(0, rows.size, GROUP):
         count = present_rows(rows, i)
@@ -184,7 +181,7 @@ def count_gone(codes, without, samples, missing):  # (n * GROUP,), (n,) -> (GROU
     missing[:] = 0
     total = np.int64(0)
     for c in range(without.size):
-        gone = missing_among(load_code_group(codes, c * GROUP))
+        gone = nan_among(load_lanes(codes, c * GROUP))
         if gone != 0:
             for q in range(samples):
                 one = np.int64((gone >> np.uint64(q)) & np.uint64(1))
@@ -195,6 +192,54 @@ def count_gone(codes, without, samples, missing):  # (n * GROUP,), (n,) -> (GROU
     return total
 
 
+@intrinsic
+def look_up_codes(
+    typing: Any, codes: Any, at: Any, tables: Any, start: Any, levels: Any, answers: Any, place: Any
+) -> Any:
+    """Bytes for GROUP codes of one node; its table of 2**len(levels) bytes starts at item ``start`` of ``tables``."""
+    entries = 1 << len(levels)
+    signature = types.void(codes, at, tables, start, levels, answers, place)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, at, tables, start, _, answers, place = arguments
+        code = load(builder, address_of(context, builder, signature.args[0], codes, at), BYTES)
+        first = address_of(context, builder, signature.args[2], tables, start)
+        table = [load(builder, builder.gep(first, [start.type(v)]), BYTES) for v in range(0, entries, GROUP)]
+        found = pick_entry(builder, BYTES, table, code)
+        store(builder, address_of(context, builder, signature.args[5], answers, place), found)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def nan_among(typing: Any, codes: Any) -> Any:
+    """A bit for each of GROUP codes: whether it is NAN_CODE."""
+    signature = types.uint64(codes)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        nan = builder.icmp_unsigned("==", arguments[0], BYTES.constant(NAN_CODE))
+        return builder.bitcast(nan, INT64)
+
+    return signature, generate
+
+
+@intrinsic
+def keep_below(typing: Any, items: Any, at: Any, most: Any, kept: Any, to: Any) -> Any:
+    """Write those of GROUP bytes that are not ``most`` to ``kept``, side by side from item ``to`` on; their number."""
+    signature = types.int64(items, at, most, kept, to)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        items, at, most, kept, to = arguments
+        item = load(builder, address_of(context, builder, signature.args[0], items, at), BYTES)
+        wanted = builder.icmp_unsigned("!=", item, splat(builder, BYTES, most))
+        left = compress(builder, BYTES, item, wanted)
+        store(builder, address_of(context, builder, signature.args[3], kept, to), left)
+        return builder.ctpop(builder.bitcast(wanted, INT64))
+
+    return signature, generate
+
+
 def make_levels(table: np.ndarray, thresholds: int) -> Levels:
     """Lay out levels (c, n, t); ``thresholds + 1`` stands for no p-value."""
     without = nodes_without(table, thresholds)
@@ -202,7 +247,7 @@ def make_levels(table: np.ndarray, thresholds: int) -> Levels:
         return Levels(table, None, np.empty((0, 0), np.uint8))
     packed = pack_entries(np.where(without[:, :, None], 0, table[:, :, :-1]).astype(np.uint8), LANE_BYTES)
     marks = np.zeros((len(table), packed.shape[1] * LANE_BYTES), np.uint8)
-    marks[:, : table.shape[1]][without] = MISSING_CODE
+    marks[:, : table.shape[1]][without] = NAN_CODE
     return Levels(table, packed, marks)
 
 
@@ -227,7 +272,7 @@ def tally(codes: np.ndarray, rows: np.ndarray, classes: np.ndarray, levels: Leve
         tally_levels(codes, rows, classes, levels.table, tally)
         return
     for c in present:
-        chosen = coding.padded_rows(rows[classes == c], ROWS)
+        chosen = padded_rows(rows[classes == c], ROWS)
         tally_bytes(codes, chosen, levels.packed[c], levels.without[c], tally)
 
 
@@ -242,7 +287,7 @@ def tally_bytes(codes, rows, table, without, tally):  # (s, n), (r,), (b, t - 1,
     step = (PIECE_BLOCKS + 1) * lanes
     found = np.empty(ROWS * step, np.uint8)
     sizes, kept, missing = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
-    parts = np.empty((ROWS, 2 * BYTE), np.int32)
+    parts = np.empty((ROWS, 2 * BYTE), TALLY)
     for i in range(0, rows.size, ROWS):
         parts[:], kept[:], missing[:] = 0, 0, 0
         for b0 in range(0, blocks, PIECE_BLOCKS):
@@ -255,8 +300,8 @@ def tally_bytes(codes, rows, table, without, tally):  # (s, n), (r,), (b, t - 1,
                 levels = repeat(load_entries(table, at, stack))
                 for code in range(1, entries):
                     levels = take_from(levels, stack, code, load_entries(table, at + code * lanes, stack))
-                count_missing(stack, missing, 0)
-                append_below(found, step, sizes, mark_missing_level(levels, stack, above), above)
+                count_nan(stack, missing, 0)
+                append_below(found, step, sizes, mark_nan_level(levels, stack, above), above)
             kept += sizes
             for q in range(ROWS):
                 add_bytes(found[q * step : q * step + sizes[q]], parts[q])

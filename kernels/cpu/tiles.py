@@ -1,50 +1,51 @@
-"""The compiled walks over a block for ``searching``: GROUP samples by as many nodes as fill the nearer caches.
+"""The walk over a block: GROUP samples by as many nodes as fill the nearer caches, node by node.
 
-First the keys of the tile, node by node; then, for every node, its edges in registers and a bisection of all its
-samples at once. Tiles are wide: memory gives and takes long pieces of a row several times faster than short ones.
+A tile's keys are laid out node after node, GROUP samples of each; so are its codes, whatever is done with them. Tiles
+are wide: memory gives and takes long pieces of a row several times faster than short ones.
 
-Shapes: s = samples, N = columns of the block in memory, n = nodes, k = edges, t = items of a node's search tree,
-e = 2**levels = entries of a node's table, r = chosen rows, filled up with -1 to whole groups.
+Shapes: s = samples, N = columns of the block in memory, n = nodes, r = chosen rows, filled up with -1 to whole groups.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import LANE_BYTES, aligned
-from hpv.kernels.cpu.searching import (
-    CODE_NODES,
-    GROUP,
-    count_from,
-    extremes,
-    fetch,
-    load_code_group,
-    load_tree,
-    look_up_square,
-    mark_missing,
-    pack,
-    search,
-    store_codes,
-    stride,
-    transpose_codes,
+from hpv.kernels.cpu.lanes import (
+    INT64,
+    LANE_BYTES,
+    Lanes,
+    address_of,
+    aligned,
+    columns_of,
+    interleave,
+    keys_of,
+    lanes_of,
+    load,
+    prefetch,
+    shuffle,
+    splat,
+    store,
+    transpose,
 )
-from hpv.kernels.cpu.writing import fence, stream
+from hpv.kernels.rules import CODE
 
+# Samples whose codes fill one vector: so many are worked on at once.
+GROUP = 64
+BYTES = Lanes(8, GROUP)
+# Nodes whose codes are transposed at once.
+CODE_NODES = 16
 # Nodes of a tile, and bytes of a sample in it, at most.
 TILE_NODES = 2048
 TILE_BYTES = 8192
-# Bytes of ranges of a node that are collected before they are written.
+# Bytes of results of a node that are collected before they are written.
 COLLECTED = 128
-# Arrays of codes larger than this are written past the caches.
-STREAMED_CODES = 2**22
-# Search trees whose edges are few enough to be counted by comparing codes.
-SHALLOW = 6
-# Nodes whose codes are counted by turns.
-TURNS = 8
 
 
 class Space(NamedTuple):
@@ -68,7 +69,7 @@ def make_space(dtype: np.dtype) -> Space:
     keys, square = aligned((nodes, stride(lanes)), dtype), aligned((GROUP, lanes), dtype)
     # A line is longer than its tile, and so starts elsewhere in the caches than the one before.
     lines = max(COLLECTED * (nodes + LANE_BYTES // 4), GROUP * (nodes + LANE_BYTES))
-    codes, answers = (aligned((nodes, GROUP), np.uint8) for _ in range(2))
+    codes, answers = (aligned((nodes, GROUP), CODE) for _ in range(2))
     return Space(keys, square, codes, answers, aligned((lines,), np.uint8))
 
 
@@ -87,6 +88,79 @@ def space_of_thread(dtype: np.dtype) -> Space:
     if dtype not in _spaces.known:
         _spaces.known[dtype] = make_space(dtype)
     return _spaces.known[dtype]
+
+
+def stride(lanes: int) -> int:
+    """From a node's keys to the next one's: an odd number of lines, so that they do not all meet in the same lines of
+    the nearest cache.
+    """
+    return GROUP + lanes
+
+
+@intrinsic
+def pack(typing: Any, bits: Any, rows: Any, r: Any, column: Any, infinity: Any, keys: Any, at: Any) -> Any:
+    """Keys of a square: l nodes from ``column`` on of l samples, ``rows[r]``, ``rows[r + GROUP // l]``, ...
+
+    The keys of a node go to ``keys`` side by side, from ``at`` on, ``stride(l)`` from node to node. The samples skip in
+    this way because ``search`` joins the codes of several vectors byte by byte.
+    """
+    lanes = lanes_of(bits)
+    signature = types.void(bits, rows, r, column, infinity, keys, at)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        bits, rows, r, column, infinity, keys, at = arguments
+        columns = columns_of(context, builder, signature.args[0], bits)
+        at_most = splat(builder, lanes, infinity)
+        square = []
+        for q in range(lanes.count):
+            number = builder.add(r, r.type(q * (GROUP // lanes.count)))
+            row = builder.load(address_of(context, builder, signature.args[1], rows, number), typ=INT64)
+            offset = builder.add(builder.mul(row, columns), column)
+            value = load(builder, address_of(context, builder, signature.args[0], bits, offset), lanes)
+            square.append(keys_of(builder, lanes, value, at_most, lanes.highest))
+        for q, samples in enumerate(transpose(builder, square)):
+            offset = builder.add(at, at.type(q * stride(lanes.count)))
+            store(builder, address_of(context, builder, signature.args[5], keys, offset), samples)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width: Any) -> Any:
+    """GROUP codes of CODE_NODES nodes, node after node, become lines of one sample each, ``width`` apart."""
+    signature = types.void(codes, at, lines, to, width)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, at, lines, to, width = arguments
+        rows = []
+        for q in range(CODE_NODES):
+            offset = builder.add(at, at.type(q * GROUP))
+            rows.append(load(builder, address_of(context, builder, signature.args[0], codes, offset), BYTES))
+        for q, row in enumerate(interleave(builder, rows, CODE_NODES)):
+            for c in range(GROUP // CODE_NODES):
+                line = shuffle(builder, row, row, list(range(c * CODE_NODES, (c + 1) * CODE_NODES)))
+                offset = builder.add(to, builder.mul(width, width.type(c * CODE_NODES + q)))
+                store(builder, address_of(context, builder, signature.args[2], lines, offset), line)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def fetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
+    """Ask for GROUP items of a C-contiguous matrix before they are needed."""
+    signature = types.void(array, row, column)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        array, row, column = arguments
+        columns = columns_of(context, builder, signature.args[0], array)
+        start = builder.add(builder.mul(row, columns), column)
+        for c in range(0, GROUP, LANE_BYTES * 8 // signature.args[0].dtype.bitwidth):
+            prefetch(builder, address_of(context, builder, signature.args[0], array, builder.add(start, start.type(c))))
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 @kernel
@@ -118,25 +192,6 @@ def copy_square(bits, column, width, rows, r, skip, spare):
 
 
 @kernel
-def search_tile(trees, first, width, levels, space, bits, column, nodes, rows, i):  # (n, t)
-    """Codes of a tile whose nodes begin at ``first``; all bits are set in NaN's, which is the tree's highest code."""
-    size, line = trees.shape[1], space.keys.shape[1]
-    start = first + space.keys.shape[0]
-    if start >= nodes:
-        start, i = 0, i + GROUP
-    ahead = min(space.keys.shape[0], nodes - start)
-    for c in range(width):
-        done = c * GROUP
-        r = i + done // ahead
-        if r < min(rows.size, i + GROUP) and rows[r] >= 0:
-            fetch(bits, rows[r], column + start + done % ahead)
-        at = (first + c) * size
-        tree = load_tree(trees, at, levels)
-        found = search(tree, trees, at, levels, space.keys, c * line)
-        store_codes(space.codes, c * GROUP, mark_missing(found, levels))
-
-
-@kernel
 def present_rows(rows, r):  # (r,)
     """How many of a group's rows there are."""
     count = GROUP
@@ -158,112 +213,3 @@ def copy_line(lines, at, target):  # -> (n,)
     line = lines[at : at + target.size]
     for c in range(target.size):
         target[c] = line[c]
-
-
-@kernel
-def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start):
-    # (s, N), (r,), (n, t) -> (s, n)
-    """Codes of the nodes ``first : first + n`` of every sample; the chosen rows are all.
-
-    ``start`` is an item of the codes where a line of the cache starts, or -1 to write through the caches.
-    """
-    nodes = codes.shape[1]
-    flat = codes.reshape(-1)
-    for i in range(0, rows.size, GROUP):
-        for j in range(0, nodes, space.keys.shape[0]):
-            width = min(space.keys.shape[0], nodes - j)
-            pack_tile(bits, first + j, width, rows, i, infinity, space)
-            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
-            step = width + LANE_BYTES
-            transpose_tile(space.codes.reshape(-1), width, space.lines, step)
-            for q in range(present_rows(rows, i)):
-                to = (i + q) * nodes + j
-                if start >= 0:
-                    stream(space.lines, q * step, width, flat, to, start)
-                    continue
-                copy_line(space.lines, q * step, flat[to : to + width])
-    if start >= 0:
-        fence()
-
-
-@kernel
-def range_many(bits, first, nodes, rows, trees, levels, infinity, space, low, high, pmin, pmax, starts):
-    # (s, N), (r,), (n, t), (n, e), (n, e) -> (s * n,), (s * n,)
-    """Ranges of the chosen rows, ``nodes`` from ``first`` on.
-
-    ``starts`` are items of ``pmin`` and ``pmax`` where a line of the cache starts.
-    """
-    entries, lanes = low.shape[1], LANE_BYTES // low.itemsize
-    lines = space.lines.view(low.dtype)
-    collected = COLLECTED // low.itemsize
-    for i in range(0, rows.size, GROUP):
-        count = present_rows(rows, i)
-        for j in range(0, nodes, space.keys.shape[0]):
-            width = min(space.keys.shape[0], nodes - j)
-            pack_tile(bits, first + j, width, rows, i, infinity, space)
-            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
-            step = width + lanes
-            for h in range(0, count, collected):
-                end = min(count, h + collected)
-                for tables, target, start in ((low, pmin, starts[0]), (high, pmax, starts[1])):
-                    for c in range(0, width, lanes):
-                        for g in range(h, end, lanes):
-                            at, to = c * GROUP + g, (g - h) * step + c
-                            look_up_square(space.codes, at, tables, (j + c) * entries, levels, lines, to, step)
-                    for q in range(h, end):
-                        stream(lines, (q - h) * step, width, target, rows[i + q] * nodes + j, start)
-    fence()
-
-
-@kernel
-def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, counters, lowest, highest):
-    # (s, N), (r,), (n, t) -> (n * e,), (n,), (n,)
-    """Add the chosen rows, -1 as NaN, to the counters, and to the extremes (key, key + 1).
-
-    Counters of a shallow tree (``counts_reached``) say how often each code or a higher one occurs, those of a deep one
-    how often each code does. They have 16 bits: at most 65,535 rows between two times that they are emptied.
-    """
-    line = space.keys.shape[1]
-    codes = space.codes.reshape(-1)
-    entries = 1 << len(levels)
-    for i in range(0, rows.size, GROUP):
-        for j in range(0, nodes, space.keys.shape[0]):
-            width = min(space.keys.shape[0], nodes - j)
-            pack_tile(bits, first + j, width, rows, i, infinity, space)
-            search_tile(trees, j, width, levels, space, bits, first, nodes, rows, i)
-            for c in range(width):
-                low, high = extremes(space.keys, c * line)
-                lowest[j + c] = min(lowest[j + c], low)
-                highest[j + c] = max(highest[j + c], high)
-            part = counters[j * entries : (j + width) * entries]
-            if len(levels) <= SHALLOW:
-                add_reached(codes, width, edges, entries, part)
-            else:
-                add_codes(codes, width, np.uint64(entries), part)
-
-
-@kernel
-def add_reached(codes, width, edges, entries, counters):
-    """Comparisons, each of a whole group."""
-    for c in range(width):
-        found = load_code_group(codes, c * GROUP)
-        at = c * entries
-        counters[at] += GROUP
-        for k in range(1, edges + 1):
-            counters[at + k] += count_from(found, k)
-        counters[at + entries - 1] += count_from(found, entries - 1)
-
-
-@kernel
-def add_codes(codes, width, entries, counters):
-    """A counter for each code; nodes by turns, because a counter that has just been written is slow to read again."""
-    last = entries - np.uint64(1)
-    for c0 in range(0, width, TURNS):
-        for q in range(GROUP):
-            for c in range(c0, min(width, c0 + TURNS)):
-                counters[np.uint64(c) * entries + (np.uint64(codes[c * GROUP + q]) & last)] += np.uint16(1)
-
-
-def counts_reached(levels: tuple[int, ...]) -> bool:
-    """Whether ``count_many`` counts the codes from each one upwards."""
-    return len(levels) <= SHALLOW

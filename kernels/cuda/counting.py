@@ -19,9 +19,9 @@ from hpv.kernels.cuda.searching import (
     capacity_for,
     make_load_table,
     make_search,
-    missing_of,
+    nan_key_of,
+    no_edge_of,
     rows_of_block,
-    unused_of,
 )
 from hpv.kernels.cuda.shared import add_where, address_of
 
@@ -54,7 +54,7 @@ def count(
 @cache
 def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
     """The kernel for values of this type and at most so many edges, of chosen rows or of all."""
-    wide, missing, unused = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type)
+    wide, nan_key, no_edge = WIDE[bits_type], nan_key_of(bits_type), no_edge_of(bits_type)
     # After the counters of all codes comes one for NaN: a branch would take longer.
     columns = block_columns(capacity * bytes_of(wide) + (capacity + 2) * 4)
     turns, room, nowhere = THREADS // columns, capacity * columns, (capacity + 1) * columns
@@ -75,15 +75,15 @@ def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
                     at_q = at + uint64(q) * jump
                 values[q] = wide(bits[at_q])
             for q in range(rows_together):
-                places[q] = search(wide(key_of_number(values[q], wide(missing))), bound, lane)
+                places[q] = search(wide(key_of_number(values[q], wide(nan_key))), bound, lane)
             for_nobody = address_of(counters, uint32(nowhere + lane))
             for q in range(rows_together):
-                key = wide(key_of_number(values[q], wide(missing)))
-                missed = is_nan(values[q], infinity, wide(missing))
+                key = wide(key_of_number(values[q], wide(nan_key)))
+                absent = is_nan(values[q], infinity, wide(nan_key))
                 counter = address_of(counters, places[q])
-                add_where(counters, for_nobody if missed else counter, True, int32(1))
-                low = min(low, wide(unused) if missed else key)
-                high = max(high, wide(missing) if missed else key)
+                add_where(counters, for_nobody if absent else counter, True, int32(1))
+                low = min(low, wide(no_edge) if absent else key)
+                high = max(high, wide(nan_key) if absent else key)
             return low, high
 
         return count
@@ -99,7 +99,7 @@ def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
         width, used, nodes, infinity = uint32(width), uint32(used), uint32(nodes), wide(infinity)
         lane, turn = uint32(cuda.threadIdx.x), uint32(cuda.threadIdx.y)
         node = uint32(uint32(cuda.blockIdx.x) * uint32(columns) + lane)
-        load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
+        load_edges(edges, used, nodes, node, lane, turn, wide(no_edge), bound)
         c = uint32(turn * columns + lane)
         while c < counters_room:
             counters[c] = 0
@@ -107,7 +107,7 @@ def counter(bits_type: Any, capacity: int, chosen: bool) -> Kernel:
         cuda.syncthreads()
         # Lanes beyond the last node count its values, for nobody.
         column = uint64(first) + uint64(min(node, uint32(nodes - 1)))
-        low, high, jump = wide(unused), wide(missing), uint64(turns) * uint64(width)
+        low, high, jump = wide(no_edge), wide(nan_key), uint64(turns) * uint64(width)
         i, whole, stop = rows_of_block(cuda.blockIdx.y, turn, turns, samples, height)
         at = uint64(i) * uint64(width) + column
         while i < whole:

@@ -18,11 +18,11 @@ from hpv.kernels.cuda.searching import (
     capacity_for,
     make_load_table,
     make_search,
-    missing_of,
+    nan_key_of,
+    no_edge_of,
     rows_of_block,
-    unused_of,
 )
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.rules import NAN_CODE
 
 
 def encode(bits: Any, first: int, edges: Any, infinity: int, codes: Any, stream: Any) -> None:
@@ -38,7 +38,7 @@ def encode(bits: Any, first: int, edges: Any, infinity: int, codes: Any, stream:
 @cache
 def encoder(bits_type: Any, capacity: int) -> Kernel:
     """The kernel for values of this type and at most so many edges."""
-    wide, missing, unused = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type)
+    wide, nan_key, no_edge = WIDE[bits_type], nan_key_of(bits_type), no_edge_of(bits_type)
     columns = block_columns(capacity * bytes_of(wide))
     turns, room = THREADS // columns, capacity * columns
     search, load_edges = make_search(capacity, columns), make_load_table(capacity, columns, turns)
@@ -54,10 +54,10 @@ def encoder(bits_type: Any, capacity: int) -> Kernel:
             for q in range(rows):
                 values[q] = wide(bits[at + uint64(q) * jump])
             for q in range(rows):
-                places[q] = search(wide(key_of_number(values[q], wide(missing))), bound, lane)
+                places[q] = search(wide(key_of_number(values[q], wide(nan_key))), bound, lane)
             for q in range(rows):
-                missed = is_nan(values[q], infinity, wide(missing))
-                found = uint32(MISSING_CODE) if missed else uint32(places[q] // uint32(columns))
+                absent = is_nan(values[q], infinity, wide(nan_key))
+                found = uint32(NAN_CODE) if absent else uint32(places[q] // uint32(columns))
                 codes[to + uint64(q) * jump_to] = uint8(found)
 
         return code
@@ -73,7 +73,7 @@ def encoder(bits_type: Any, capacity: int) -> Kernel:
         # Lanes beyond the last node do what its lane does.
         lane = uint32(min(lane, uint32(nodes - 1 - begin)))
         node = uint32(begin + lane)
-        load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
+        load_edges(edges, used, nodes, node, lane, turn, wide(no_edge), bound)
         cuda.syncthreads()
         column = uint64(first) + uint64(node)
         jump, jump_to = uint64(turns) * uint64(width), uint64(turns) * uint64(nodes)

@@ -22,9 +22,9 @@ from hpv.kernels.cuda.searching import (
     capacity_for,
     make_entry,
     make_load_table,
+    no_edge_of,
     row_finder,
     rows_of_block,
-    unused_of,
 )
 
 
@@ -52,7 +52,7 @@ def ranges(
 def look_up(
     codes: Any, rows: Any | None, group: Any | None, tables: tuple[Any, Any], out: tuple[Any, Any], stream: Any
 ) -> None:
-    """The same from codes (s, n): ``pmin = low[group, code, node]``; MISSING_CODE takes the last entry."""
+    """The same from codes (s, n): ``pmin = low[group, code, node]``; NAN_CODE takes the last entry."""
     _, entries, nodes = tables[0].shape
     # No edges are looked at.
     what = codes, entries - 2, nodes, 0
@@ -86,7 +86,7 @@ def ranger(values_type: Any, capacity: int, range_type: Any, grouped: bool, chos
     wide, entries_room = WIDE.get(values_type, int32), 1 if grouped else capacity + 2
     edges_room = 1 if values_type is uint8 else capacity
     columns = block_columns(edges_room * bytes_of(wide) + 2 * entries_room * bytes_of(range_type))
-    turns, row_of, unused = THREADS // columns, row_finder(chosen), unused_of(wide)
+    turns, row_of, no_edge = THREADS // columns, row_finder(chosen), no_edge_of(wide)
     room, table_room = edges_room * columns, entries_room * columns
     load_edges = make_load_table(0 if values_type is uint8 else capacity, columns, turns)
     load_ranges = make_load_table(0 if grouped else capacity + 2, columns, turns)
@@ -132,7 +132,7 @@ def ranger(values_type: Any, capacity: int, range_type: Any, grouped: bool, chos
         # Lanes beyond the last node do what its lane does.
         lane = uint32(min(lane, uint32(nodes - 1 - begin)))
         node, last = uint32(begin + lane), uint32(used + 1)
-        load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
+        load_edges(edges, used, nodes, node, lane, turn, wide(no_edge), bound)
         load_ranges(low, uint32(last + 1), nodes, node, lane, turn, range_type(0), low_there)
         load_ranges(high, uint32(last + 1), nodes, node, lane, turn, range_type(1), high_there)
         cuda.syncthreads()

@@ -36,14 +36,14 @@ def bytes_of(kind: Any) -> int:
     return int(kind.bitwidth) // 8
 
 
-def missing_of(bits: Any) -> int:
+def nan_key_of(bits: Any) -> int:
     """The key of NaN: the lowest integer of the values' width."""
     return -(1 << (bits.bitwidth - 1))
 
 
-def unused_of(bits: Any) -> int:
+def no_edge_of(bits: Any) -> int:
     """The key of an edge that is not there: the highest integer of the values' width."""
-    return -1 - missing_of(bits)
+    return -1 - nan_key_of(bits)
 
 
 @cache
@@ -76,8 +76,8 @@ def make_entry(values_type: Any, capacity: int, columns: int) -> Callable[..., A
     @inlined
     def entry_of_bits(bits: Any, infinity: Any, edges: Any, lane: Any, last: Any) -> Any:
         """``entry * columns + lane``; the ``last`` entry is NaN's."""
-        place = search(wide(key_of_number(wide(bits), wide(missing))), edges, lane)
-        return uint32(last * columns + lane) if is_nan(wide(bits), infinity, wide(missing)) else place
+        place = search(wide(key_of_number(wide(bits), wide(nan_key))), edges, lane)
+        return uint32(last * columns + lane) if is_nan(wide(bits), infinity, wide(nan_key)) else place
 
     @inlined
     def entry_of_code(code: Any, infinity: Any, edges: Any, lane: Any, last: Any) -> Any:
@@ -86,7 +86,7 @@ def make_entry(values_type: Any, capacity: int, columns: int) -> Callable[..., A
 
     if values_type is uint8:
         return entry_of_code
-    wide, missing, search = WIDE[values_type], missing_of(values_type), make_search(capacity, columns)
+    wide, nan_key, search = WIDE[values_type], nan_key_of(values_type), make_search(capacity, columns)
     return entry_of_bits
 
 

@@ -40,12 +40,12 @@ from hpv.kernels.cuda.searching import (
     capacity_for,
     make_load_table,
     make_search,
-    missing_of,
+    nan_key_of,
+    no_edge_of,
     row_finder,
-    unused_of,
 )
 from hpv.kernels.cuda.shared import add_where, address_of, item_at
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.rules import NAN_CODE
 
 MOST_TAILS = 3
 # Thresholds that counters in shared memory have room for.
@@ -148,7 +148,7 @@ def tally(
 @cache
 def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool) -> tuple[Kernel, Shape]:
     """The kernel for values of this type, at most so many edges and so many tails."""
-    wide, missed, unused = WIDE[bits_type], missing_of(bits_type), unused_of(bits_type)
+    wide, nan_key, no_edge = WIDE[bits_type], nan_key_of(bits_type), no_edge_of(bits_type)
     shape = shape_for(capacity, bytes_of(wide), tails)
     columns, turns, each = shape
     together = next(number for number in (4, 3, 2, 1) if each % number == 0)
@@ -269,24 +269,24 @@ def tallier(bits_type: Any, capacity: int, tails: int, chosen: bool, coded: bool
                         values[q] = wide(bits[at])
                     at = at + jump
             cuda.syncthreads()
-            load_edges(edges, used, nodes, node, lane, turn, wide(unused), bound)
+            load_edges(edges, used, nodes, node, lane, turn, wide(no_edge), bound)
             load_levels(levels, uint32(used + 2), nodes, node, lane, turn, int32(0), here)
             cuda.syncthreads()
             to = uint64(row) * uint64(nodes) + uint64(node)
             for p in range(0, each, together):
                 for q in range(together):
-                    places[q] = search(wide(key_of_number(values[p + q], wide(missed))), bound, lane)
+                    places[q] = search(wide(key_of_number(values[p + q], wide(nan_key))), bound, lane)
                 for q in range(together):
-                    absent = is_nan(values[p + q], infinity, wide(missed))
+                    absent = is_nan(values[p + q], infinity, wide(nan_key))
                     entry = address_of(here, places[q])
                     packed[q] = item_at(here, nan_entry if absent else entry, 0)
                 for q in range(together):
                     add(packed[q], uint32(tally + (p + q) * turns * tails * PITCH), words)
-                    absent = is_nan(values[p + q], infinity, wide(missed))
+                    absent = is_nan(values[p + q], infinity, wide(nan_key))
                     if absent:
                         nans = uint32(nans + 1)
                     if coded and uint32(p + q) < real:
-                        code = uint32(MISSING_CODE) if absent else uint32(places[q] // uint32(columns))
+                        code = uint32(NAN_CODE) if absent else uint32(places[q] // uint32(columns))
                         if chosen:
                             sample = uint64(samples_here[uint32((p + q) * turns + turn)])
                             to = sample * uint64(nodes) + uint64(node)

@@ -13,7 +13,7 @@ from hpv.backends import cpu
 from hpv.base.floats import BFLOAT16, FLOAT64, FORMATS, FloatFormat, to_keys
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
-from hpv.kernels.rules import MISSING_CODE
+from hpv.kernels.rules import NAN_CODE
 from strategies import edge_keys, nasty
 
 FORMS = list(FORMATS.values())
@@ -214,7 +214,7 @@ def check_tallies(case: Case, tails: int, rows: np.ndarray | None, thresholds: i
     for v, one in enumerate(levels):
         expected = 2 * expected_tally(coded, rows, one, thresholds)
         np.testing.assert_array_equal(tallies.copy_to_host()[v], expected)
-    assert missing.copy_to_host()[0] == 2 * (coded[rows] == MISSING_CODE).sum()
+    assert missing.copy_to_host()[0] == 2 * (coded[rows] == NAN_CODE).sum()
     if codes is not None:
         np.testing.assert_array_equal(codes.copy_to_host()[rows], coded[rows])
         left = np.setdiff1d(np.arange(samples), rows)
