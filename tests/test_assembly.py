@@ -14,7 +14,7 @@ def test_kernels_assemble_without_local_memory() -> None:
     """In a process of its own, which pretends to have a device."""
     every = ["all"] if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else []
     result = subprocess.run(
-        [sys.executable, "tests/assembling.py", *every],
+        [sys.executable, "tests/support/assembling.py", *every],
         cwd=ROOT,
         env=dict(os.environ, PYTHONPATH=str(ROOT)),
         capture_output=True,

@@ -250,7 +250,7 @@ def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
 
 def run(code: str, **environment: str) -> None:
     """Run code in a process of its own, with this module's helpers."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
     settings = {**os.environ, "PYTHONPATH": path, **environment}
     head = "import os, threading\nimport numpy as np\nfrom test_kernels import *\n"
     result = subprocess.run(

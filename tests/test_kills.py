@@ -1,4 +1,4 @@
-"""Commands that are killed (SIGKILL) at random moments, and continued by the same command: what tests/crash.py does."""
+"""Commands that are killed (SIGKILL) at random moments, and continued by the same command: what tests/support/crash.py does."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import crash
 import numpy as np
 import pytest
 
+import crash
 import hpv
 
 KILLS = {"fit": 20, "score": 20, "capture": 8, "merge": 8}

@@ -1,6 +1,6 @@
 """Kill hpv at random moments and let it go on, again and again: in the end the same bits as if nothing had happened.
 
-    python tests/crash.py [--store-bytes 2e9] [--kills 20] [--command fit=5] [--memory 512MiB] [--folder DIR] [--seed 0]
+    python tests/support/crash.py [--store-bytes 2e9] [--kills 20] [--command fit=5] [--memory 512MiB] [--folder DIR] [--seed 0]
 
 makes an activation store of that size, then runs the commands capture, fit, score and merge as processes of their own,
 each once undisturbed and then until it was killed (SIGKILL) so many times, always continued by the same command. It
@@ -29,7 +29,7 @@ from typing import Any
 
 from hpv.walking import keeping
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NETWORK = """
 import torch
 

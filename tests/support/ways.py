@@ -1,10 +1,10 @@
 """Fit and score one store in every way there is, as processes of their own: in the end the same bits.
 
-    python tests/ways.py [--store-bytes 2e9] [--shards 5] [--memory 512MiB] [--folder DIR] [--seed 0]
+    python tests/support/ways.py [--store-bytes 2e9] [--shards 5] [--memory 512MiB] [--folder DIR] [--seed 0]
 
 makes an activation store of that size (two layers), then runs hpv fit and hpv score with one thread and with all,
 with --workers 2, on a `dask scheduler` with two `dask worker` processes, and in shards that are done and merged in a
-random order. Kills are what tests/crash.py does. Exit code 1 and a message if anything differs.
+random order. Kills are what tests/support/crash.py does. Exit code 1 and a message if anything differs.
 
 tests/test_cluster.py and tests/test_shards.py do the same with small data.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NODES = {"conv": 3072, "hidden": 1024}
 
 

@@ -1,4 +1,4 @@
-"""What the CUDA kernels take of a device, found without one: python tests/assembling.py [all]
+"""What the CUDA kernels take of a device, found without one: python tests/support/assembling.py [all]
 
 Every kernel is compiled and assembled by NVIDIA's own compiler and linker, which come with numba-cuda. Prints a table;
 ends with 1 where a kernel keeps anything in local memory, which is as far away as the device's main memory.
