@@ -1,4 +1,4 @@
-"""Commands that are killed (SIGKILL) at random moments, and continued by the same command: what tests/support/crash.py does."""
+"""Commands are killed (SIGKILL) at random moments, and continued by the same command: tests/support/crash.py."""
 
 from __future__ import annotations
 
