@@ -55,10 +55,10 @@ def fit(store: str, out: str, memory: str, threads: int) -> Steps:
     yield {}
     yield load()
     watch = Stopwatch()
-    ready = prepare_fit(store, memory=memory, threads=threads)
-    background, _ = fit_to_store(ready, out)
+    job = prepare_fit(store, memory=memory, threads=threads)
+    background, _ = fit_to_store(job, out)
     took = watch.read()
-    yield {**took, "planned": ready.plan.peak, "found": background.fingerprint}
+    yield {**took, "planned": job.plan.peak, "found": background.fingerprint}
 
 
 def score(store: str, background: str, out: str, memory: str, threads: int) -> Steps:
@@ -103,12 +103,12 @@ def score_in_memory(store: str, background: str, memory: str, threads: int, time
     watch = Stopwatch()
     parts: list[Any] = []
     source = {layer_name(store): values}
-    ready = prepare_score(hpv.open(background), source, memory=memory, threads=threads)  # type: ignore[arg-type]
+    job = prepare_score(hpv.open(background), source, memory=memory, threads=threads)  # type: ignore[arg-type]
     for _ in range(times):
         parts.clear()
-        score_by_threads(ready, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
+        score_by_threads(job, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
     took = watch.read()
-    yield {**took, "found": float(sum(part[ready.options.kinds[0]].score.sum() for part in parts))}
+    yield {**took, "found": float(sum(part[job.options.kinds[0]].score.sum() for part in parts))}
 
 
 def read(store: str, memory: str, threads: int, pilot: bool, write: str | None = None) -> Steps:
@@ -180,7 +180,7 @@ def whole(store: str, threads: int) -> np.ndarray:
     import hpv
 
     (layer,) = hpv.open(store).layers.values()
-    values = np.empty(layer.shape, layer.form.storage)
+    values = np.empty(layer.shape, layer.float_format.storage)
     steps = [slice(at, min(at + 4096, len(values))) for at in range(0, len(values), 4096)]
 
     def work(part: slice) -> None:

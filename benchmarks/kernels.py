@@ -55,15 +55,15 @@ def prepare(values: np.ndarray) -> dict[str, Callable[[], Any]]:
     bits, rows = values.view(np.int32), np.arange(len(values))
     codes, target = np.empty(values.shape, np.uint8), np.empty_like(values)
     calls: dict[str, Callable[[], Any]] = {"copy": partial(copy, values, target)}
-    closed = {}
+    histograms = {}
     for bins in BINS:
         background = hpv.fit(values[:4096], bins=bins, threads=1)
-        closed[bins] = background.closed("activations").edges
+        histograms[bins] = background.histograms("activations").edges
         counter = coding.make_counter(background.layers["activations"].edges, FLOAT32.infinity)
         calls[f"count, {bins} bins"] = partial(coding.count, bits, 0, rows, counter)
-        coder = coding.make_coder(closed[bins], FLOAT32.infinity)
+        coder = coding.make_coder(histograms[bins], FLOAT32.infinity)
         calls[f"encode, {bins} bins"] = partial(coder.encode, bits, 0, codes)
-    return calls | prepare_ends(values, closed[32])
+    return calls | prepare_ends(values, histograms[32])
 
 
 def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[], Any]]:

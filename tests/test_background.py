@@ -48,14 +48,14 @@ def round_down(value: float, form: FloatFormat) -> float:
 
 
 def edges_of(background: hpv.Background, layer: str = NAME) -> list[list[float]]:
-    closed = as_floats(background.edges(layer), background.layers[layer].form)
-    return [[edge for edge in node if not math.isnan(edge)] for node in closed]
+    histograms = as_floats(background.edges(layer), background.layers[layer].float_format)
+    return [[edge for edge in node if not math.isnan(edge)] for node in histograms]
 
 
 def survivors_of(background: hpv.Background, group: int = 0, layer: str = NAME) -> list[list[int]]:
-    closed = background.closed(layer)
+    histograms = background.histograms(layer)
     lengths = [len(edges) for edges in edges_of(background, layer)]
-    return [list(map(int, closed.survivors[group, node, :used])) for node, used in enumerate(lengths)]
+    return [list(map(int, histograms.survivors[group, node, :used])) for node, used in enumerate(lengths)]
 
 
 def check_ranges(
@@ -204,8 +204,8 @@ def test_given_edges(both, tail, data):
     background = hpv.fit(as_input(values, form), edges=lists)
     for node, edges in enumerate(edges_of(background)):
         inner = {round_up(edge, form) for edge in lists[node] if not math.isnan(edge)}
-        closed = naive.closed_edges(sorted(inner), counted[node], lambda value: next_up(value, form))
-        assert edges == (closed if naive.numbers(counted[node]) else [])
+        histograms = naive.closed_edges(sorted(inner), counted[node], lambda value: next_up(value, form))
+        assert edges == (histograms if naive.numbers(counted[node]) else [])
     check_ranges(background, counted, test, other, tail)
 
 
@@ -228,7 +228,7 @@ def test_edges_of_a_background_of_another_format(both, binning, tail):
     first = hpv.fit(as_input(values, source), binning=binning, bins=7)
     second = hpv.fit(as_input(new, wide), edges=first)
     counted = columns(new, wide)
-    assert second.layers[NAME].form is source
+    assert second.layers[NAME].float_format is source
     np.testing.assert_array_equal(second.layers[NAME].edges, first.layers[NAME].edges)
     inner = as_floats(hpv.edges(as_input(values, source), binning=binning, bins=7)[NAME], source)
     for node, edges in enumerate(edges_of(second)):

@@ -276,7 +276,7 @@ def test_dtypes_are_kept(dtype: torch.dtype, out: Path) -> None:
     x = torch.tensor([[1.0, -2.5], [float("nan"), float("inf")], [1e-40, 3.14159]]).to(dtype)
     net = nn.Sequential(nn.Identity()).to(dtype)
     found, layers = read(capture(net, [x[:2], x[2:]], out, layers="0"))
-    assert found.layers["0"].form.name == str(dtype).removeprefix("torch.")
+    assert found.layers["0"].float_format.name == str(dtype).removeprefix("torch.")
     bits = x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.itemsize]).numpy()
     np.testing.assert_array_equal(layers["0"].view(bits.dtype), bits)
 
@@ -288,7 +288,7 @@ def test_autocast(out: Path) -> None:
         done = capture(net, [x], out, layers="*")
         expected = net(x)
     found, layers = read(done)
-    assert {layer.form.name for layer in found.layers.values()} == {"bfloat16"}
+    assert {layer.float_format.name for layer in found.layers.values()} == {"bfloat16"}
     np.testing.assert_array_equal(layers["1"], expected.detach().view(torch.int16).numpy().view(np.uint16))
 
 
@@ -777,7 +777,7 @@ def test_kill_9_and_continue(out: Path) -> None:
 
 
 def test_tolerance_of_comparisons() -> None:
-    form = open_activations(np.ones((1, 1), "f4")).layers["activations"].form
+    form = open_activations(np.ones((1, 1), "f4")).layers["activations"].float_format
     old = np.array([[1.0, np.nan, np.inf, 0.0]], "f4")
     assert _alike(old * np.float32(1.0001), old, form)
     assert not _alike(np.array([[1.0, 0.0, np.inf, 0.0]], "f4"), old, form)

@@ -225,15 +225,15 @@ def test_continues(client: Client, store: Path, tmp_path: Path, monkeypatch: pyt
             fit_to_store(prepare_fit(store), tmp_path / "b", progress=StopAfter(steps, stop))
         with pytest.raises(hpv.StoreError, match="incomplete"):
             hpv.open(tmp_path / "b")
-    ready = prepare_score(here, store, keep=KINDS["keep"], statistics=KINDS["statistics"])
+    job = prepare_score(here, store, keep=KINDS["keep"], statistics=KINDS["statistics"])
     for steps in (2, 12):
         with pytest.raises(Stop):
-            score_to_store(ready, tmp_path / "s", KINDS["keep"], False, StopAfter(steps, stop))
+            score_to_store(job, tmp_path / "s", KINDS["keep"], False, StopAfter(steps, stop))
     progress = StopAfter(10_000, stop)
     found, already = fit_to_store(prepare_fit(store), tmp_path / "b", progress=progress)
     assert (found.fingerprint, already) == (here.fingerprint, False)
     assert 10_000 - progress.left < 25, "it did everything again"
-    same_scores(hpv.Scores(*score_to_store(ready, tmp_path / "s", KINDS["keep"], False, Quiet())), scores_here)
+    same_scores(hpv.Scores(*score_to_store(job, tmp_path / "s", KINDS["keep"], False, Quiet())), scores_here)
 
 
 def refuse(number: int) -> None:

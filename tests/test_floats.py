@@ -20,7 +20,7 @@ from hpv.base.floats import (
     FORMATS,
     FloatFormat,
     convert_keys,
-    float_format,
+    format_of,
     from_keys,
     keys_as_float64,
     to_keys,
@@ -77,13 +77,13 @@ def test_keys_have_the_order_of_all_numbers(form: FloatFormat):
     numbers, keys = doubles(all_values(form), form), to_keys(all_values(form), form).astype(np.int64)
     missing = np.isnan(numbers)
     assert keys.dtype == np.int64
-    assert (keys[missing] == form.missing).all()
-    assert (keys[~missing] > form.missing).all()
+    assert (keys[missing] == form.nan_key).all()
+    assert (keys[~missing] > form.nan_key).all()
     order = np.argsort(numbers[~missing], kind="stable")
     numbers, keys = numbers[~missing][order], keys[~missing][order]
     np.testing.assert_array_equal(np.diff(keys), (np.diff(numbers) > 0).astype(int))
     assert keys[0] == -form.infinity
-    assert keys[-1] == form.infinity < form.unused
+    assert keys[-1] == form.infinity < form.no_edge
     assert keys[numbers == 0].tolist() == [0, 0]
 
 
@@ -93,11 +93,11 @@ def test_keys_compare_as_numbers_do(node: strategies.Activations, shift: int):
     numbers, keys = doubles(values, form), to_keys(values, form)
     assert keys.dtype == form.key
     assert keys.shape == values.shape
-    np.testing.assert_array_equal(keys == form.missing, np.isnan(numbers))
+    np.testing.assert_array_equal(keys == form.nan_key, np.isnan(numbers))
     other_numbers, other_keys = np.roll(numbers, shift), np.roll(keys, shift)
     there = ~np.isnan(numbers) & ~np.isnan(other_numbers)
     np.testing.assert_array_equal((keys >= other_keys)[there], (numbers >= other_numbers)[there])
-    assert not (keys >= form.unused).any()
+    assert not (keys >= form.no_edge).any()
 
 
 @given(strategies.nodes())
@@ -131,7 +131,7 @@ def test_one_value_has_the_key_that_many_have(matrix: strategies.Activations) ->
     bits = np.ascontiguousarray(values).view(form.key)
 
     def key(one: np.integer) -> int:
-        missing = form.key.type(form.missing)
+        missing = form.key.type(form.nan_key)
         return int(missing if is_nan(one, form.infinity, missing) else key_of_number(one, missing))
 
     assert [[key(one) for one in row] for row in bits] == to_keys(values, form).tolist()
@@ -139,7 +139,7 @@ def test_one_value_has_the_key_that_many_have(matrix: strategies.Activations) ->
 
 @pytest.mark.parametrize("form", FORMS, ids=ids)
 def test_missing_and_unused_become_nan(form: FloatFormat):
-    keys = np.array([form.missing, form.unused, form.infinity, -form.infinity, 0], dtype=form.key)
+    keys = np.array([form.nan_key, form.no_edge, form.infinity, -form.infinity, 0], dtype=form.key)
     expected = [math.nan, math.nan, math.inf, -math.inf, 0.0]
     np.testing.assert_array_equal(doubles(from_keys(keys, form), form), expected)
     np.testing.assert_array_equal(keys_as_float64(keys, form), expected)
@@ -180,11 +180,11 @@ def test_every_small_number_becomes_the_same_float64(source: FloatFormat):
 @pytest.mark.parametrize("forms", PAIRS, ids=ids)
 def test_missing_and_unused_keep_their_places(forms: tuple[FloatFormat, FloatFormat]):
     source, target = forms
-    keys = np.array([[source.missing, source.unused]], dtype=source.key)
+    keys = np.array([[source.nan_key, source.no_edge]], dtype=source.key)
     for down in (False, True):
         result = convert_keys(keys, source, target, down=down)
         assert result.dtype == target.key
-        assert result.tolist() == [[target.missing, target.unused]]
+        assert result.tolist() == [[target.nan_key, target.no_edge]]
 
 
 @given(strategies.pairs(max_nodes=1))
@@ -221,18 +221,18 @@ def _all_answers(values: np.ndarray, source: FloatFormat, target: FloatFormat) -
 
 @pytest.mark.parametrize("form", FORMS, ids=ids)
 def test_formats_are_found_by_name(form: FloatFormat):
-    assert float_format(form.name) is form
-    assert float_format(f"torch.{form.name}") is form
+    assert format_of(form.name) is form
+    assert format_of(f"torch.{form.name}") is form
     assert str(form) == form.name
     if form is not BFLOAT16:
-        assert float_format(form.storage) is form
-        assert float_format(form.storage.newbyteorder()) is form
+        assert format_of(form.storage) is form
+        assert format_of(form.storage.newbyteorder()) is form
 
 
 @pytest.mark.parametrize("dtype", [np.dtype("i4"), "complex64", "O", "torch.int8", "float8", "U3", np.dtype("?")])
 def test_other_dtypes_are_refused(dtype: object):
     with pytest.raises(InputError, match=r"layer conv1: dtype .* is not one of float16, bfloat16, float32, float64"):
-        float_format(dtype, "layer conv1")
+        format_of(dtype, "layer conv1")
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=str)

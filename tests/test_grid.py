@@ -12,7 +12,7 @@ from hpv.base.floats import FLOAT32, to_keys
 from hpv.kernels.cpu import coding
 from hpv.kernels.cpu.grid import NO_PLACE, OnGrid, lay_out
 
-UNUSED = FLOAT32.unused
+UNUSED = FLOAT32.no_edge
 
 
 def edges_of(rng: np.random.Generator, nodes: int, count: int, step: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def values_near(rng: np.random.Generator, edges: np.ndarray, samples: int) -> np
     nodes = len(edges)
     near = edges[np.arange(nodes), rng.integers(0, edges.shape[1], (samples, nodes))].astype(np.int64)
     keys = np.clip(near + rng.integers(-2, 3, near.shape), -FLOAT32.infinity, FLOAT32.infinity).astype(np.int32)
-    bits = np.where(keys < 0, FLOAT32.missing - keys, keys)
+    bits = np.where(keys < 0, FLOAT32.nan_key - keys, keys)
     values = bits.astype(np.int32).view(np.float32)
     other = rng.standard_normal(values.shape).astype(np.float32)
     values = np.where(rng.random(values.shape) < 0.5, values, other)
@@ -52,16 +52,16 @@ def test_codes_and_counts(seed, nodes, count, samples, step):
     codes = np.zeros((samples, nodes), np.uint8)
     coder.encode(values.view(np.int32), 2, codes)
     expected = np.count_nonzero((keys[:, :, None] >= edges) & (edges != UNUSED), axis=2)
-    np.testing.assert_array_equal(codes, np.where(keys == FLOAT32.missing, 255, expected))
+    np.testing.assert_array_equal(codes, np.where(keys == FLOAT32.nan_key, 255, expected))
     rows = np.sort(rng.choice(samples, rng.integers(0, samples + 1), replace=False))
     counts = coding.count(values.view(np.int32), 2, rows, coder)
     chosen = keys[rows]
     reached = np.count_nonzero((chosen[:, :, None] >= edges), axis=0) * (edges != UNUSED)
     np.testing.assert_array_equal(counts.survivors, reached)
-    numbers = chosen != FLOAT32.missing
+    numbers = chosen != FLOAT32.nan_key
     np.testing.assert_array_equal(counts.counted, numbers.sum(axis=0))
     np.testing.assert_array_equal(counts.lowest, np.where(numbers, chosen, UNUSED).min(axis=0, initial=UNUSED))
-    np.testing.assert_array_equal(counts.highest, chosen.max(axis=0, initial=FLOAT32.missing))
+    np.testing.assert_array_equal(counts.highest, chosen.max(axis=0, initial=FLOAT32.nan_key))
 
 
 def test_small_counters_do_not_overflow():
@@ -81,7 +81,7 @@ def test_small_counters_do_not_overflow():
 def test_proposed_edges_lie_on_a_grid(relu):
     values = np.random.default_rng(1).standard_normal((5000, 40)).astype(np.float32)
     background = hpv.fit(np.maximum(values, 0) if relu else values)
-    edges = background.closed("activations").edges
+    edges = background.histograms("activations").edges
     grid = lay_out(edges)
     off = np.count_nonzero((grid.places < 0) & (grid.places != NO_PLACE), axis=1)
     assert off.max() <= 4  # the two outer edges, and the pair of a modal value

@@ -27,7 +27,7 @@ SHAPES = ((1, 1), (3, 5), (61, 37), (64, 128), (300, 131))
 
 def reference_codes(keys: np.ndarray, edges: np.ndarray, form: FloatFormat) -> np.ndarray:
     codes = np.stack([np.searchsorted(edges[j], keys[:, j], "right") for j in range(len(edges))], axis=1)
-    return np.where(keys == form.missing, NAN_CODE, codes)
+    return np.where(keys == form.nan_key, NAN_CODE, codes)
 
 
 def check(bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, form: FloatFormat) -> None:
@@ -39,12 +39,12 @@ def check(bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, for
     np.testing.assert_array_equal(codes, expected)
     counts = coding.count(bits, first, rows, coding.make_counter(edges, form.infinity))
     chosen = keys[rows]
-    present = chosen != form.missing
+    present = chosen != form.nan_key
     np.testing.assert_array_equal(counts.counted, present.sum(axis=0))
     reached = [(chosen[:, j, None] >= edges[j]).sum(axis=0) for j in range(len(edges))]
     np.testing.assert_array_equal(counts.survivors, np.array(reached).reshape(edges.shape))
-    highest, lowest = np.full(len(edges), form.missing, form.key), np.full(len(edges), form.unused, form.key)
-    np.testing.assert_array_equal(counts.lowest, np.where(present, chosen, form.unused).min(axis=0, initial=lowest[0]))
+    highest, lowest = np.full(len(edges), form.nan_key, form.key), np.full(len(edges), form.no_edge, form.key)
+    np.testing.assert_array_equal(counts.lowest, np.where(present, chosen, form.no_edge).min(axis=0, initial=lowest[0]))
     np.testing.assert_array_equal(counts.highest, chosen.max(axis=0, initial=highest[0]))
 
 
@@ -303,7 +303,7 @@ def test_one_array_for_two_formats_of_sixteen_bits() -> None:
     codes = np.empty((2, 1), np.uint8)
     for name, expected in (("float16", [0, NAN_CODE]), ("bfloat16", [0, 1])):
         form = FORMATS[name]
-        edges = np.array([[0x7E00]], np.int16) if name == "bfloat16" else np.full((1, 1), form.unused, np.int16)
+        edges = np.array([[0x7E00]], np.int16) if name == "bfloat16" else np.full((1, 1), form.no_edge, np.int16)
         coding.make_coder(edges, form.infinity).encode(bits, 0, codes)
         assert codes[:, 0].tolist() == expected
 

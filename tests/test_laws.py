@@ -48,14 +48,14 @@ def all_scores(
     background: hpv.Background, source: Any, **options: Any
 ) -> tuple[np.ndarray, dict[Any, list[np.ndarray]]]:
     """Codes and every kind of score, by the walk that `hpv.score` does."""
-    ready = prepare_score(background, source, keep=("codes",), **ALL_KINDS, **options)
-    codes = np.zeros((ready.source.samples, background.nodes), np.uint8)
+    job = prepare_score(background, source, keep=("codes",), **ALL_KINDS, **options)
+    codes = np.zeros((job.source.samples, background.nodes), np.uint8)
     parts: list[Any] = []
 
     def keep_codes(name: str, rows: slice, nodes: slice, block: np.ndarray, group: np.ndarray) -> None:
         codes[rows, nodes] = block
 
-    score_by_threads(ready, Quiet(), lambda *part: parts.append(part), keep_codes)
+    score_by_threads(job, Quiet(), lambda *part: parts.append(part), keep_codes)
     assert [rows.start for rows, *_ in parts] == [0, *(rows.stop for rows, *_ in parts[:-1])]
     scores = {
         kind: [np.concatenate([getattr(results[kind], field) for _, results, _ in parts]) for field in FIELDS]

@@ -180,15 +180,15 @@ def test_tall_chunks_are_read_as_often_as_planned(layout, threads, tmp_path, mon
     memory = {"one chunk": "128MiB"}.get(layout, "64MiB")
     expected = hpv.fit(values)
     reads = Reads(monkeypatch, tmp_path / "x")
-    ready = prepare_fit(tmp_path / "x", memory=memory, threads=threads)
-    (plan,) = ready.plan.layers
+    job = prepare_fit(tmp_path / "x", memory=memory, threads=threads)
+    (plan,) = job.plan.layers
     assert plan.window > 0 or threads == 1
     tracemalloc.start()
-    background = fit_by_threads(ready, Quiet())
+    background = fit_by_threads(job, Quiet())
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert background.fingerprint == expected.fingerprint
-    assert used <= ready.plan.peak
+    assert used <= job.plan.peak
     assert values.nbytes <= reads.bytes <= plan.bytes_fetched
     assert plan.rereads < 2  # every chunk once for the pilot and once for the counts
     assert max(reads.times.values()) <= 2
@@ -203,11 +203,11 @@ def test_scores_of_tall_chunks(layout, tmp_path, monkeypatch):
     options = {"tails": "left", "statistics": "berk_jones", "forms": "subset", "threads": 2}
     whole = hpv.score(expected, {"tall": values, "head": head}, tmp_path / "whole", **options)
     reads = Reads(monkeypatch, tmp_path / "x")
-    ready = prepare_score(expected, {"tall": tmp_path / "x", "head": head}, memory="128MiB", **options)
-    assert ready.plan.layers[0].window > 0
-    assert ready.plan.peak <= ready.plan.memory
-    found = hpv.Scores(*score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet()))
-    assert values.nbytes <= reads.bytes <= ready.plan.layers[0].bytes_fetched
+    job = prepare_score(expected, {"tall": tmp_path / "x", "head": head}, memory="128MiB", **options)
+    assert job.plan.layers[0].window > 0
+    assert job.plan.peak <= job.plan.memory
+    found = hpv.Scores(*score_to_store(job, tmp_path / "s", ("codes",), False, Quiet()))
+    assert values.nbytes <= reads.bytes <= job.plan.layers[0].bytes_fetched
     np.testing.assert_array_equal(found.codes("tall").read(), whole.codes("tall").read())
     kind = ("left", "subset", "berk_jones")
     np.testing.assert_array_equal(found.get(*kind).score, whole.get(*kind).score)
@@ -399,25 +399,25 @@ CHANGES: list[tuple[Callable[[Path], None], str]] = [
 def test_stores_that_change_between_plan_and_read(kind, change, message, zarrs, tmp_path):
     path = tmp_path / "x"
     store(path, values_of(FLOAT32, 180, 42), FLOAT32, (30, 21), **DAMAGED[kind])
-    ready = prepare_fit({"relu": path})
+    job = prepare_fit({"relu": path})
     change(path)
     with pytest.raises(hpv.DataError, match=f"layer relu: .*{message}"):
-        fit_by_threads(ready, Quiet())
+        fit_by_threads(job, Quiet())
 
 
 def test_a_store_that_is_touched_is_read_on(tmp_path):
     """Other attributes are no other array."""
     values = values_of(FLOAT32, 180, 42)
     store(tmp_path / "x", values, FLOAT32, (30, 21))
-    ready = prepare_fit(tmp_path / "x")
+    job = prepare_fit(tmp_path / "x")
     zarr.open_array(tmp_path / "x", mode="r+").attrs["note"] = "looked at"
-    assert fit_by_threads(ready, Quiet()).fingerprint == hpv.fit(values).fingerprint
+    assert fit_by_threads(job, Quiet()).fingerprint == hpv.fit(values).fingerprint
 
 
 def test_changes_of_stores_in_memory_are_seen_when_they_are_read(tmp_path):
     memory = zarr.storage.MemoryStore()
     array = zarr.create_array(memory, shape=(180, 42), dtype="f4", chunks=(30, 21))
-    ready = prepare_fit(zarr.open_array(memory, mode="r"))
+    job = prepare_fit(zarr.open_array(memory, mode="r"))
     array.resize((100, 42))
     with pytest.raises(hpv.DataError, match="changed while it was in use: shape"):
-        fit_by_threads(ready, Quiet())
+        fit_by_threads(job, Quiet())

@@ -88,9 +88,9 @@ def test_there_is_no_edge_above_infinity():
 
 @pytest.mark.parametrize(("name", "values", "bins", "edges", "survivors"), naive.HAND_WORKED)
 def test_the_uniform_rule_worked_by_hand(name: str, values: list, bins: int, edges: list, survivors: list):
-    closed = naive.closed_edges(inner("uniform", values, bins), values, up)
-    assert closed == edges, name
-    assert naive.survivors(values, closed) == survivors, name
+    histograms = naive.closed_edges(inner("uniform", values, bins), values, up)
+    assert histograms == edges, name
+    assert naive.survivors(values, histograms) == survivors, name
 
 
 def test_uniform_edges_move_up_to_numbers_of_the_type():

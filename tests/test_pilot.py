@@ -23,7 +23,7 @@ FRACTIONS = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), F
 
 
 def packed_keys(values, form):
-    packed = np.full(sorting.room_for(values.shape[1], len(values), form.key), form.missing, form.key)
+    packed = np.full(sorting.room_for(values.shape[1], len(values), form.key), form.nan_key, form.key)
     bits = np.ascontiguousarray(values).view(form.key)
     sorting.pack_keys(bits, padded_rows(np.arange(len(bits)), ROWS), 0, values.shape[1], form.infinity, packed, 0)
     return packed, values.shape[1]
@@ -38,7 +38,7 @@ def test_edges_are_the_rules(activations, bins, binning, fraction, covers_all):
         expected = naive.inner_edges(
             binning, as_floats(values[:, node], form), bins, fraction, covers_all, next_up, round_up, ordinals(form)
         )
-        found = proposed[node][proposed[node] != form.unused]
+        found = proposed[node][proposed[node] != form.no_edge]
         assert as_floats(from_keys(found, form), form) == expected
         assert (np.diff(found.astype(object)) > 0).all()
 
@@ -53,7 +53,7 @@ def test_edges_of_many_continuous_values(binning, form):
     for bins in (1, 2, 10, 32, 254):
         proposed = propose(*packed_keys(values, form), form, Rule(bins, binning), False)
         for node in range(3):
-            found = from_keys(proposed[node][proposed[node] != form.unused], form)
+            found = from_keys(proposed[node][proposed[node] != form.no_edge], form)
             expected = naive.inner_edges(
                 binning,
                 values[:, node].astype(float).tolist(),
@@ -104,7 +104,7 @@ def test_packed_and_sorted_keys(activations, first):
     values, form = activations
     first = min(first, values.shape[1] - 1)
     nodes = values.shape[1] - first
-    packed = np.full(sorting.room_for(nodes, len(values) + 5, form.key), form.missing, form.key)
+    packed = np.full(sorting.room_for(nodes, len(values) + 5, form.key), form.nan_key, form.key)
     bits = np.ascontiguousarray(values).view(form.key)
     sorting.pack_keys(bits, padded_rows(np.arange(len(bits)), ROWS), first, nodes, form.infinity, packed, 2)
     sorting.sort_lanes(packed)
@@ -112,7 +112,7 @@ def test_packed_and_sorted_keys(activations, first):
     keys = packed.transpose(0, 2, 1).reshape(blocks * lanes, m)
     expected = np.sort(to_keys(values[:, first:], form).T, axis=1)
     np.testing.assert_array_equal(keys[:nodes, m - len(values) :], expected)
-    assert (keys[:nodes, : m - len(values)] == form.missing).all()
+    assert (keys[:nodes, : m - len(values)] == form.nan_key).all()
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64])

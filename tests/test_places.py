@@ -240,12 +240,12 @@ def test_capture(memory: str) -> None:
 
 
 def test_shards(place: str, local: Path) -> None:
-    ready = prepare_fit(local / "a", by_class=True, pilot=300)
+    job = prepare_fit(local / "a", by_class=True, pilot=300)
     for number in (3, 1):
-        fit_shard(ready, cut_shard(ready.source, f"{number}/3"), f"{place}/b")
+        fit_shard(job, cut_shard(job.source, f"{number}/3"), f"{place}/b")
     with pytest.raises(hpv.StoreError, match="shard 2 of 3 is missing"):
         hpv.open(f"{place}/b")
-    fit_shard(ready, cut_shard(ready.source, "2/3"), f"{place}/b")
+    fit_shard(job, cut_shard(job.source, "2/3"), f"{place}/b")
     merged, already = merge_shards(f"{place}/b")
     assert (merged.fingerprint, already) == (hpv.open(local / "b").fingerprint, False)
     assert merge_shards(f"{place}/b")[1]
@@ -261,27 +261,27 @@ def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 4000)
     monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
-    ready = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
+    job = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
     out = f"{place}/b"
     with pytest.raises(Stop):
-        fit_to_store(ready, out, progress=StopAfter(60_000))
+        fit_to_store(job, out, progress=StopAfter(60_000))
     with pytest.raises(hpv.StoreError, match="incomplete"):
         hpv.open(out)
     with pytest.raises(hpv.OutputExistsError, match="bins=32 there and bins=9 here"):
         fit_to_store(prepare_fit(local / "a", by_class=True, pilot=300, bins=9), out)
-    background, before = fit_to_store(ready, out)
+    background, before = fit_to_store(job, out)
     assert not before
     assert background.fingerprint == hpv.open(out).fingerprint == hpv.open(local / "b").fingerprint
     assert "progress" not in (places.place_of(out).names() or [])
-    assert fit_to_store(ready, out)[1]
+    assert fit_to_store(job, out)[1]
 
 
 def test_a_stopped_score_continues(memory: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
-    ready = prepare_score(hpv.open(local / "b"), local / "a", threads=1)
+    monkeypatch.setattr(tallying, "segment_length", lambda job: 128)
+    job = prepare_score(hpv.open(local / "b"), local / "a", threads=1)
     with pytest.raises(Stop):
-        score_to_store(ready, f"{memory}/s", ("codes",), False, StopAfter(40_000))
-    found = hpv.Scores(*score_to_store(ready, f"{memory}/s", ("codes",), False, Quiet()))
+        score_to_store(job, f"{memory}/s", ("codes",), False, StopAfter(40_000))
+    found = hpv.Scores(*score_to_store(job, f"{memory}/s", ("codes",), False, Quiet()))
     assert not found.already_complete
     assert_same_scores(found, hpv.open(local / "s"))
 
@@ -384,11 +384,11 @@ def open_header(address: str) -> dict[str, Any]:
 
 
 def test_many_runs_at_once_only_one_writes(place: str) -> None:
-    ready = threading.Barrier(6)
+    job = threading.Barrier(6)
     out = f"{place}/out"
 
     def attempt(number: int) -> str:
-        ready.wait()
+        job.wait()
         try:
             with Output.begin(out, SCORES, {}) as output:
                 if output.already_complete:
@@ -416,7 +416,7 @@ output = Output.begin(sys.argv[1], SCORES, {"bins": 1})
 output.create("a", (10, 6), "f4", (4, 6))
 output.write("a", slice(0, 4), [[5.0] * 6] * 4)
 output.checkpoint({"rows": 4})
-print("ready", flush=True)
+print("job", flush=True)
 time.sleep(60)
 """
 
@@ -427,7 +427,7 @@ def test_a_killed_run_holds_its_output_for_a_while_only(s3: str) -> None:
     command = [sys.executable, "-c", HOLDER, out]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert process.stdout.readline() == "job\n"
         time.sleep(4.0)  # longer than a lock lasts that is not renewed
         with pytest.raises(hpv.OutputExistsError) as refused:
             Output.begin(out, SCORES, {"bins": 1})
@@ -742,7 +742,7 @@ def test_chunks_that_the_web_does_not_have(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def closed(s3: str, server: str) -> Iterator[str]:
+def histograms(s3: str, server: str) -> Iterator[str]:
     """Only known keys are let in, and there are none."""
     ask(f"{server}/moto-api/reset-auth", "POST", b"0")
     yield s3
@@ -750,7 +750,7 @@ def closed(s3: str, server: str) -> Iterator[str]:
 
 
 def test_wrong_credentials(closed: str) -> None:
-    out = f"{closed}/a"
+    out = f"{histograms}/a"
     for call in (lambda: hpv.open(out), lambda: hpv.fit(out), lambda: small(out, {"bins": 1})):
         with pytest.raises(hpv.InputError, match=rf"{out}: access denied \(.*\); check the credentials"):
             call()
@@ -858,4 +858,4 @@ def test_command_line(s3: str, local: Path, data: dict[str, np.ndarray], capsys:
     command = [sys.executable, "-m", "hpv", "info", f"{s3}/b"]
     alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"{s3}/b: background" in alone.stdout
-    assert alone.stderr == ""  # nothing of connections that were not closed
+    assert alone.stderr == ""  # nothing of connections that were not histograms

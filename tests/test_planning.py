@@ -29,7 +29,7 @@ from hpv.scoring.job import prepare_score
 from hpv.scoring.plan import TALLY_SHARE
 from hpv.scoring.tallying import segment_length
 from hpv.walking.threads import Queue, in_steps, run_in_threads
-from hpv.walking.tiling import DONE_AT_ONCE, kept_chunks
+from hpv.walking.tiling import DONE_AT_ONCE, score_chunks
 
 SHAPES = st.tuples(st.integers(1, 10**9), st.one_of(st.integers(1, 300), st.integers(1, 2_000_000)))
 BUDGETS = st.sampled_from([64 * MIB, 200 * MIB, 512 * MIB, GIB, 8 * GIB])
@@ -225,21 +225,21 @@ def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_c
     options = {"against": "lowest" if by_class else "pooled", "keep": (kept,) if kept else ()}
     source = virtual(shape, "float32", chunks)
     try:
-        ready = prepare_score(background, source, memory=memory, threads=threads, **options)
+        job = prepare_score(background, source, memory=memory, threads=threads, **options)
     except hpv.InputError:
         assert memory < 8 * GIB
         return
-    plan, (layer,) = ready.plan, ready.plan.layers
+    plan, (layer,) = job.plan, job.plan.layers
     assert 0 < plan.peak <= plan.memory == memory
     assert 1 <= layer.block <= layer.part <= shape[0]
     assert covers(layer.tiles, shape[1])
     assert plan.together == (len(layer.tiles) == 1) or len(layer.tiles) == 1
     # What waits to be scored: of all threads, or of a segment where there are several tiles.
-    of_sample = sum(len(one) + 2 for one in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
-    waiting = layer.part * threads if plan.together else segment_length(ready)
+    of_sample = sum(len(one) + 2 for one in job.scanner.thresholds.values()) * 4 * len(job.scanner.references)
+    waiting = layer.part * threads if plan.together else segment_length(job)
     assert waiting * of_sample <= max(memory // TALLY_SHARE, threads * of_sample)
     if layer.part > layer.block and not layer.window:
-        whole = kept_chunks(shape[1], shape[0], shape[1])[0]
+        whole = score_chunks(shape[1], shape[0], shape[1])[0]
         assert layer.part == shape[0] or layer.part % layer.block == layer.part % whole == 0
 
 
@@ -260,11 +260,11 @@ def test_a_narrow_layer_does_not_make_the_parts_of_a_wide_one_long():
     layers = {"logits": 10, "features": 100_000}
     background = hpv.fit({name: np.eye(4, nodes, dtype=np.float32) for name, nodes in layers.items()})
     source = {name: np.broadcast_to(np.float32(0), (10**7, nodes)) for name, nodes in layers.items()}
-    ready = prepare_score(background, source, memory="4GiB", threads=2)
-    assert ready.plan.together
-    assert all(plan.part * sum(layers.values()) <= DONE_AT_ONCE for plan in ready.plan.layers)
-    assert kept_chunks(10, 10**7, 100_010) == (512, 10)
-    assert kept_chunks(10, 10**7, 10) == (2**18, 10)
+    job = prepare_score(background, source, memory="4GiB", threads=2)
+    assert job.plan.together
+    assert all(plan.part * sum(layers.values()) <= DONE_AT_ONCE for plan in job.plan.layers)
+    assert score_chunks(10, 10**7, 100_010) == (512, 10)
+    assert score_chunks(10, 10**7, 10) == (2**18, 10)
 
 
 def test_plan_of_a_score_reads_nothing():

@@ -1,4 +1,4 @@
-"""Scans against the closed forms of the oracle, the grid's losses against the bounds that its docstring states."""
+"""Scans against the histograms forms of the oracle, the grid's losses against the bounds that its docstring states."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def oracle_pmax(
     background: hpv.Background, counted: list[list[float]], test: list[list[float]], tail: str, layer: str = NAME
 ) -> list[dict[int, float]]:
     """For every sample the pmax of its nodes that have a p-value; by the oracle, at the background's edges."""
-    closed = as_floats(background.edges(layer), background.layers[layer].form)
+    histograms = as_floats(background.edges(layer), background.layers[layer].float_format)
     samples: list[dict[int, float]] = [{} for _ in test[0]]
     for node, (values, found) in enumerate(zip(test, counted, strict=True)):
-        edges = [edge for edge in closed[node] if not math.isnan(edge)]
+        edges = [edge for edge in histograms[node] if not math.isnan(edge)]
         known = naive.numbers(found)
         survivors = naive.survivors(known, edges)
         for row, value in enumerate(values):

@@ -74,9 +74,9 @@ def make(path: Path, rows: int = 16, samples: int = SAMPLES) -> Path:
 
 
 def fit_in_shards(source: Any, out: Path, numbers: list[int], of: int, **options: Any) -> None:
-    ready = prepare_fit(source, **OPTIONS, **options)
+    job = prepare_fit(source, **OPTIONS, **options)
     for number in numbers:
-        fit_shard(ready, cut_shard(ready.source, f"{number}/{of}"), out)
+        fit_shard(job, cut_shard(job.source, f"{number}/{of}"), out)
 
 
 def score_in_shards(background: Any, source: Any, out: Path, numbers: list[int], of: int, **options: Any) -> None:
@@ -171,7 +171,7 @@ def test_chunks_of_scores_are_filled_from_several_shards(
 ) -> None:
     monkeypatch.setattr("hpv.scoring.stored.SCORE_CHUNK", 64)
     monkeypatch.setattr(
-        "hpv.scoring.stored.kept_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4))
+        "hpv.scoring.stored.score_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4))
     )
     options: dict[str, Any] = {"labels": data.labels, "keep": ("codes", "ranges"), "tails": "right"}
     hpv.score(data.background, data.source, tmp_path / "whole", **OPTIONS, **options)
@@ -181,10 +181,10 @@ def test_chunks_of_scores_are_filled_from_several_shards(
 
 
 def test_shards_may_run_at_the_same_time(data: SimpleNamespace, tmp_path: Path) -> None:
-    ready = prepare_fit(data.source, memory="128MiB", threads=1)
-    shards = [cut_shard(ready.source, f"{number}/8") for number in range(1, 9)]
+    job = prepare_fit(data.source, memory="128MiB", threads=1)
+    shards = [cut_shard(job.source, f"{number}/8") for number in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda shard: fit_shard(ready, shard, tmp_path / "out"), shards))
+        found = list(pool.map(lambda shard: fit_shard(job, shard, tmp_path / "out"), shards))
     assert [already for _, already in found] == [False] * 8
     merged, _ = merge_shards(tmp_path / "out")
     assert isinstance(merged, hpv.Background)
@@ -209,10 +209,10 @@ def test_a_killed_shard_continues(
 ) -> None:
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 1000)
-    ready = prepare_fit(data.source, pilot=100, memory="128MiB", threads=1)
-    shard = cut_shard(ready.source, "2/2")
+    job = prepare_fit(data.source, pilot=100, memory="128MiB", threads=1)
+    shard = cut_shard(job.source, "2/2")
     with pytest.raises(Kill):
-        fit_shard(ready, shard, tmp_path / "out", StopAfter(after))
+        fit_shard(job, shard, tmp_path / "out", StopAfter(after))
     with pytest.raises(hpv.StoreError, match="shard 1 of 2 is missing, shard 2 of 2 is unfinished; run them, then"):
         hpv.open(tmp_path / "out")
     with pytest.raises(hpv.StoreError, match="shard 2 of 2 is unfinished"):
@@ -228,13 +228,13 @@ def test_a_killed_shard_continues(
 
 def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ready = prepare_fit(data.source, **OPTIONS)
-    first, second = (cut_shard(ready.source, f"{number}/2") for number in (1, 2))
-    assert fit_shard(ready, first, out)[1] is False
+    job = prepare_fit(data.source, **OPTIONS)
+    first, second = (cut_shard(job.source, f"{number}/2") for number in (1, 2))
+    assert fit_shard(job, first, out)[1] is False
     before = contents(out)
-    assert fit_shard(ready, first, out)[1] is True
+    assert fit_shard(job, first, out)[1] is True
     with Output.begin(shard_path(out, 2, 2), BACKGROUND, {}), pytest.raises(hpv.OutputExistsError, match="something"):
-        fit_shard(ready, second, out)
+        fit_shard(job, second, out)
     shutil.rmtree(shard_path(out, 2, 2))
     for text, options, words in (
         ("1/2", {"bins": 7}, "bins=32 there and bins=7 here"),
@@ -245,29 +245,29 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
         with pytest.raises(hpv.OutputExistsError, match=words):
             fit_shard(other, cut_shard(other.source, text), out)
     with pytest.raises(hpv.OutputExistsError, match="2 shards there and no shards here"):
-        fit_to_store(ready, out)
+        fit_to_store(job, out)
     with pytest.raises(hpv.InputError, match="no shard may replace"):
-        cut_shard(ready.source, "1/2", overwrite=True)
+        cut_shard(job.source, "1/2", overwrite=True)
     assert contents(out) == before
-    fit_shard(ready, second, out)
+    fit_shard(job, second, out)
     merge_shards(out)
-    assert fit_shard(ready, second, out)[1] is True
-    assert fit_to_store(ready, out)[1] is True
+    assert fit_shard(job, second, out)[1] is True
+    assert fit_to_store(job, out)[1] is True
     assert merge_shards(out)[1] is True
     with pytest.raises(hpv.OutputExistsError, match="bins=32 there and bins=7 here"):
         fit_in_shards(data.source, out, [1], 2, bins=7)
 
 
 def test_the_same_shard_twice_at_once(data: SimpleNamespace, tmp_path: Path) -> None:
-    ready = prepare_fit(data.source, **OPTIONS)
-    shard = cut_shard(ready.source, "1/2")
+    job = prepare_fit(data.source, **OPTIONS)
+    shard = cut_shard(job.source, "1/2")
 
     class Again(Quiet):
         def start(self, what: str, total: int) -> None:
             with pytest.raises(hpv.OutputExistsError, match=f"is being written by process {os.getpid()}"):
-                fit_shard(ready, shard, tmp_path / "out")
+                fit_shard(job, shard, tmp_path / "out")
 
-    assert fit_shard(ready, shard, tmp_path / "out", Again())[1] is False
+    assert fit_shard(job, shard, tmp_path / "out", Again())[1] is False
 
 
 def test_changed_data_are_noticed(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_blocks_of_every_kind(kind: str, dimensions: int, form: Any, tmp_path: P
     assert found.labels is None
     assert found.ids is None
     assert layer.shape == flat.shape
-    assert layer.form is form
+    assert layer.float_format is form
     assert layer.missing_chunks == 0
     if layer.chunks is not None:
         assert layer.chunks[0] in (5, 6)
@@ -124,7 +124,7 @@ def test_views_where_that_is_possible() -> None:
     tensor = torch.ones(6, 4, dtype=torch.bfloat16)
     layer = open_activations({"x": tensor}).layers["x"]
     assert layer.in_memory
-    assert layer.form is BFLOAT16
+    assert layer.float_format is BFLOAT16
     block = layer.read(slice(0, 2))
     tensor[0, 0] = 2
     assert block.dtype == np.uint16
@@ -232,7 +232,7 @@ def test_a_damaged_activation_store_is_named(tmp_path: Path) -> None:
 
 def test_bfloat16_stores_keep_their_format_as_foreign_arrays(tmp_path: Path) -> None:
     stored = zarr.create_array(tmp_path / "b.zarr", shape=(3, 2), dtype="u2", attributes={"float_format": "bfloat16"})
-    assert open_activations(stored).layers[BARE].form is BFLOAT16
+    assert open_activations(stored).layers[BARE].float_format is BFLOAT16
 
 
 def test_a_foreign_group(tmp_path: Path) -> None:
@@ -392,5 +392,5 @@ def test_in_memory_arrays_need_no_other_library() -> None:
 
 def test_types() -> None:
     assert isinstance(open_activations(np.ones((1, 1), "f2")), Activations)
-    assert open_activations(np.ones((1, 1), "f2")).layers[BARE].form is FLOAT16
-    assert open_activations(np.ones((1, 1), "f4")).layers[BARE].form is FLOAT32
+    assert open_activations(np.ones((1, 1), "f2")).layers[BARE].float_format is FLOAT16
+    assert open_activations(np.ones((1, 1), "f4")).layers[BARE].float_format is FLOAT32

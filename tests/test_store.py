@@ -226,7 +226,7 @@ def test_misuse_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="store's own attributes"):
         output.finish({"complete": False})
     output.finish()
-    with pytest.raises(ValueError, match="complete or closed"):
+    with pytest.raises(ValueError, match="complete or histograms"):
         output.checkpoint({})
 
 
@@ -569,10 +569,10 @@ def test_second_run_is_refused(path: Path) -> None:
 
 
 def test_many_runs_at_once_only_one_writes(path: Path) -> None:
-    ready = threading.Barrier(6)
+    job = threading.Barrier(6)
 
     def attempt(number: int) -> str:
-        ready.wait()
+        job.wait()
         try:
             with Output.begin(path, SCORES, REQUEST) as output:
                 if output.already_complete:
@@ -825,7 +825,7 @@ def test_activations_in_any_pieces_with_any_restarts(cuts: list[int], stops: lis
                 writer.finish({"model": "net"})
     store = ActivationStore(open_store(place, ACTIVATIONS))
     for entry in store.entries:
-        assert (entry.nodes, entry.form) == FORMS[entry.name]
+        assert (entry.nodes, entry.float_format) == FORMS[entry.name]
         np.testing.assert_array_equal(store.layer(entry).read(), blocks(0, N)[entry.name])
     assert store.samples == N
     assert store.entries[0].notes["shape"] == [3, 1]

@@ -76,7 +76,7 @@ def test_background_of_bfloat16_and_of_nothing(tmp_path):
     background.save(tmp_path / "b")
     again = hpv.open(tmp_path / "b")
     assert again.fingerprint == background.fingerprint
-    assert again.layers["activations"].form is BFLOAT16
+    assert again.layers["activations"].float_format is BFLOAT16
     low, high = again.pvalues(torch.ones(3, 2, dtype=torch.bfloat16), dtype="float64")
     np.testing.assert_array_equal(low[:, 1], 0)
     np.testing.assert_array_equal(high[:, 1], 1)
@@ -107,19 +107,19 @@ def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, aft
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 4000)
     monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
-    ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
+    job = prepare_fit(data, labels=labels, pilot=300, threads=1)
     with pytest.raises(Stop):
-        fit_to_store(ready, tmp_path / "b", progress=StopAfter(after))
+        fit_to_store(job, tmp_path / "b", progress=StopAfter(after))
     with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
         hpv.open(tmp_path / "b")
     with pytest.raises(hpv.OutputExistsError, match="bins"):
         fit_to_store(prepare_fit(data, labels=labels, pilot=300, bins=9), tmp_path / "b")
-    background, before = fit_to_store(ready, tmp_path / "b")
+    background, before = fit_to_store(job, tmp_path / "b")
     assert not before
     assert background.fingerprint == hpv.fit(data, labels=labels, pilot=300).fingerprint
     assert hpv.open(tmp_path / "b").fingerprint == background.fingerprint
     assert not (tmp_path / "b" / "progress").exists()
-    assert fit_to_store(ready, tmp_path / "b")[1]
+    assert fit_to_store(job, tmp_path / "b")[1]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 20.0])
@@ -135,7 +135,7 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
     kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
     assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
     monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 8 * (1024 + 508) * 4)
-    ready, proposed = prepare_fit(tmp_path / "x", threads=2), []
+    job, proposed = prepare_fit(tmp_path / "x", threads=2), []
     propose = _Pilot.propose
 
     def spy(self, tile, threads):
@@ -143,17 +143,17 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
         return propose(self, tile, threads)
 
     monkeypatch.setattr(_Pilot, "propose", spy)
-    background, _ = fit_to_store(ready, tmp_path / "b")
+    background, _ = fit_to_store(job, tmp_path / "b")
     assert proposed == [slice(12, 16), slice(16, 24), slice(24, 32), slice(32, 40)]
     assert background.fingerprint == whole
 
 
 def test_layers_that_are_done_before_anything_is_kept_are_kept_later(tmp_path, data, monkeypatch):
     whole = hpv.fit(data)
-    ready = prepare_fit(data, threads=1)
-    everything = sum(plan.bytes_read for plan in ready.plan.layers)
+    job = prepare_fit(data, threads=1)
+    everything = sum(plan.bytes_read for plan in job.plan.layers)
     with pytest.raises(Stop):
-        fit_to_store(ready, tmp_path / "b", progress=StopAfter(everything - 1))
+        fit_to_store(job, tmp_path / "b", progress=StopAfter(everything - 1))
     states = zarr.open_group(tmp_path / "b").attrs["progress"]["states"]
     assert {name: (state["tile"], state["samples"]) for name, state in states.items()} == {"relu/1": (0, 900)}
     counted = []
@@ -164,7 +164,7 @@ def test_layers_that_are_done_before_anything_is_kept_are_kept_later(tmp_path, d
         return original(layer, *rest)
 
     monkeypatch.setattr(counting, "_count_segment", spy)
-    assert fit_to_store(ready, tmp_path / "b")[0].fingerprint == whole.fingerprint
+    assert fit_to_store(job, tmp_path / "b")[0].fingerprint == whole.fingerprint
     assert counted == ["head"]
 
 
@@ -207,7 +207,7 @@ def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatc
 @pytest.mark.parametrize("lost", [0, 3, 7])
 def test_scores_that_are_lost_are_noticed(tmp_path, data, monkeypatch, lost):
     background = hpv.fit(data)
-    monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
+    monkeypatch.setattr(tallying, "segment_length", lambda job: 128)
     take, calls = ScoreWriter.take_scores, []
 
     def leaky(self, *part):
@@ -308,8 +308,8 @@ def test_codes_are_collected_until_they_fill_chunks(tmp_path):
     values = np.random.default_rng(9).normal(size=(5000, 1024)).astype(np.float32)
     save_activations(tmp_path / "a", {"layer": values})
     background = hpv.fit(tmp_path / "a")
-    ready = prepare_score(background, tmp_path / "a", threads=2)
-    assert (ready.plan.layers[0].block, ready.plan.layers[0].part) == (1024, 4096)
+    job = prepare_score(background, tmp_path / "a", threads=2)
+    assert (job.plan.layers[0].block, job.plan.layers[0].part) == (1024, 4096)
     found = hpv.score(background, tmp_path / "a", tmp_path / "s", keep=("codes", "ranges"), tails=("left",), threads=2)
     assert found.codes("layer").chunks == (4096, 1024)
     codes = background.encode({"layer": values})["layer"]
@@ -323,13 +323,13 @@ def test_codes_are_collected_until_they_fill_chunks(tmp_path):
 
 def test_score_continues_where_it_stopped(tmp_path, data, monkeypatch):
     background = hpv.fit(data)
-    monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
-    ready = prepare_score(background, data, threads=1)
+    monkeypatch.setattr(tallying, "segment_length", lambda job: 128)
+    job = prepare_score(background, data, threads=1)
     with pytest.raises(Stop):
-        score_to_store(ready, tmp_path / "s", ("codes",), False, StopAfter(100_000))
+        score_to_store(job, tmp_path / "s", ("codes",), False, StopAfter(100_000))
     with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
         hpv.open(tmp_path / "s")
-    found = hpv.Scores(*score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet()))
+    found = hpv.Scores(*score_to_store(job, tmp_path / "s", ("codes",), False, Quiet()))
     assert not found.already_complete
     whole = hpv.score(background, data, tmp_path / "other", threads=2)
     for kind in whole.kinds:
@@ -346,8 +346,8 @@ def test_slow_scores_are_kept_when_some_time_has_passed(tmp_path, memory, monkey
     background = hpv.fit(wide, pilot=100)
     whole = hpv.score(background, wide, tmp_path / "whole")
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    ready = prepare_score(background, wide, memory=memory, threads=1)
-    assert ready.plan.together == (memory == "2GiB")
+    job = prepare_score(background, wide, memory=memory, threads=1)
+    assert job.plan.together == (memory == "2GiB")
     seen = []
     original = ScoreWriter.take_scores
 
@@ -359,12 +359,12 @@ def test_slow_scores_are_kept_when_some_time_has_passed(tmp_path, memory, monkey
 
     monkeypatch.setattr(ScoreWriter, "take_scores", take)
     with pytest.raises(Stop):
-        score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet())
-    part = ready.plan.layers[0].part
+        score_to_store(job, tmp_path / "s", ("codes",), False, Quiet())
+    part = job.plan.layers[0].part
     assert seen == [(part, part), (2 * part, 2 * part)]
     assert 2 * part < 700
     monkeypatch.setattr(ScoreWriter, "take_scores", original)
-    found = hpv.Scores(*score_to_store(ready, tmp_path / "s", ("codes",), False, Quiet()))
+    found = hpv.Scores(*score_to_store(job, tmp_path / "s", ("codes",), False, Quiet()))
     for kind in whole.kinds:
         for name in ("score", "alpha", "size", "label"):
             np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(whole.get(*kind), name))

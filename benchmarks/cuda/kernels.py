@@ -99,13 +99,13 @@ def mixed(bits: np.ndarray, form: FloatFormat) -> np.ndarray:
 def inner_edges(background: Background, form: FloatFormat) -> np.ndarray:
     """Keys that a fit counts at."""
     state = background.layers["activations"]
-    return convert_keys(state.edges, state.form, form)
+    return convert_keys(state.edges, state.float_format, form)
 
 
 def tables_of(background: Background) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray]]:
     """pmin and pmax of the right tail, and the levels of all tails, pooled."""
-    closed = background.closed("activations")
-    survivors, counted = closed.survivors[:1], closed.counted[:1]
+    histograms = background.histograms("activations")
+    survivors, counted = histograms.survivors[:1], histograms.counted[:1]
     exact = {tail: range_tables(survivors, counted, tail) for tail in TAILS}
     thresholds = grid(int(counted.max()), 0.5)
     low, high = outward(*exact["right"])
@@ -122,11 +122,11 @@ def prepare(bits: np.ndarray, samples: int, form: FloatFormat, background: Backg
         part = values[start : start + len(bits)]
         part.copy_to_device(drawn[: part.shape[0]], stream=stream)
     (pmin_table, pmax_table), levels = tables_of(background)
-    closed = background.closed("activations").edges_for(form)
+    histograms = background.histograms("activations").edges_for(form)
     counter = backend.make_counter(inner_edges(background, form), form)
     state = backend.start_counts(counter, 1, form).on(moving.FIRST)
-    tallier = backend.make_tallier(closed, form, levels, GRID)
-    made = backend.make_ranges((pmin_table, pmax_table), closed, form)
+    tallier = backend.make_tallier(histograms, form, levels, GRID)
+    made = backend.make_ranges((pmin_table, pmax_table), histograms, form)
     (inner,), (edges,) = counter.tables.on(moving.FIRST), tallier.coder.tables.on(moving.FIRST)
     counts = state.histograms[0], state.lowest, state.highest
     codes = place.on_device("codes", (samples, nodes), np.uint8)
@@ -159,7 +159,7 @@ def check(bits: np.ndarray, form: FloatFormat, background: Background) -> None:
 
 def answers(by: Any, bits: np.ndarray, form: FloatFormat, background: Background) -> list[np.ndarray]:
     """Counts, codes, ranges and tallies of a block by a backend."""
-    edges, (ranges, levels) = background.closed("activations").edges_for(form), tables_of(background)
+    edges, (ranges, levels) = background.histograms("activations").edges_for(form), tables_of(background)
     group, rows = np.zeros(len(bits), np.int64), np.arange(len(bits))
     counted = by.start_counts(by.make_counter(inner_edges(background, form), form), 1, form)
     by.add_counts(counted, bits, 0, group)

@@ -65,17 +65,17 @@ def tensor_of(torch: Any, values: np.ndarray) -> Any:
 
 def ranges_cases(values: np.ndarray, background: Background, torch: Any) -> Cases:
     """Values to p-values; leaves ``ours`` (pmin, pmax) and ``torch`` pmax (nodes, samples) behind."""
-    closed, (tables, _) = background.closed("activations"), tables_of(background)
-    made = backend.make_ranges(tables, closed.edges, closed.form)
-    (edges,) = backend.make_coder(closed.edges, closed.form).tables.on(moving.FIRST)
+    histograms, (tables, _) = background.histograms("activations"), tables_of(background)
+    made = backend.make_ranges(tables, histograms.edges, histograms.float_format)
+    (edges,) = backend.make_coder(histograms.edges, histograms.float_format).tables.on(moving.FIRST)
     bits, ours = cuda.to_device(values.view(np.int32)), tuple(cuda.device_array(values.shape, np.float32) for _ in "ab")
-    by = edges, closed.form.infinity, made.tables.on(moving.FIRST)
+    by = edges, histograms.float_format.infinity, made.tables.on(moving.FIRST)
     what = bits, 0, None, None, *by, ours, cuda.default_stream()
     cases: dict[str, Callable[[], Any]] = {"hpv, ranges": partial(ranging.ranges, *what)}
     left: dict[str, Any] = {"ours": ours}
     if isinstance(torch, str):
         return cases, left
-    numbers = from_keys(closed.edges, closed.form)
+    numbers = from_keys(histograms.edges, histograms.float_format)
     bounds = tensor_of(torch, np.where(np.isnan(numbers), np.float32(np.inf), numbers))
     table, rows = tensor_of(torch, tables[1][0]), tensor_of(torch, values)
     columns = rows.t().contiguous()

@@ -11,20 +11,20 @@ import numpy as np
 from hpv.activations.layers import BARE, Layer, contiguous, hash_of
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import StoreError
-from hpv.base.floats import FloatFormat, float_format
+from hpv.base.floats import FloatFormat, format_of
 
 
 class ArrayLayer(Layer):
     """A numpy array, also one that is mapped from a file."""
 
     def __init__(
-        self, name: str, origin: str, array: np.ndarray, form: FloatFormat, file: dict[str, Any] | None = None
+        self, name: str, origin: str, array: np.ndarray, float_format: FloatFormat, file: dict[str, Any] | None = None
     ) -> None:
         if array.ndim > 2 and array.size and array.flags.c_contiguous:
             array = array.reshape(len(array), -1)  # a view
-        super().__init__(name, origin, array, form)
+        super().__init__(name, origin, array, float_format)
         self._file = file
-        plain = array.ndim == 2 and array.dtype == form.storage and array.dtype.isnative
+        plain = array.ndim == 2 and array.dtype == float_format.storage and array.dtype.isnative
         side_by_side = array.shape[1] == 1 or array.strides[1] == array.itemsize
         self.in_memory = file is None and plain and side_by_side
         self.is_portable = file is not None
@@ -33,7 +33,7 @@ class ArrayLayer(Layer):
         """A file goes by its path."""
         if self._file is None:
             return super().__reduce__()
-        return _map_again, (self.name, self.origin, self.form, self._file)
+        return _map_again, (self.name, self.origin, self.float_format, self._file)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -47,11 +47,11 @@ class ArrayLayer(Layer):
 
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         block = self._array[selection]
-        return block if self.in_memory or block.ndim > 2 else contiguous(block, self.form, out)
+        return block if self.in_memory or block.ndim > 2 else contiguous(block, self.float_format, out)
 
 
-def _map_again(name: str, origin: str, form: FloatFormat, file: dict[str, Any]) -> ArrayLayer:
-    return ArrayLayer(name, origin, np.load(file["path"], mmap_mode="r", allow_pickle=False), form, file)
+def _map_again(name: str, origin: str, float_format: FloatFormat, file: dict[str, Any]) -> ArrayLayer:
+    return ArrayLayer(name, origin, np.load(file["path"], mmap_mode="r", allow_pickle=False), float_format, file)
 
 
 def map_file(path: str) -> Layer:
@@ -64,7 +64,7 @@ def map_file(path: str) -> Layer:
         raise StoreError(f"{path} is not an .npy file that can be read: {error}") from error
     entry = os.stat(path)
     file = {"path": absolute_path(path), "bytes": entry.st_size, "modified": entry.st_mtime_ns}
-    return ArrayLayer(BARE, path, array, float_format(array.dtype, path), file)
+    return ArrayLayer(BARE, path, array, format_of(array.dtype, path), file)
 
 
 def bits_of_bfloat16(array: np.ndarray) -> np.ndarray:

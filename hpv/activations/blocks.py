@@ -26,7 +26,7 @@ def in_place(layer: Layer, rows: slice) -> np.ndarray | None:
     if not layer.in_memory:
         return None
     whole = layer.read(rows, slice(0, layer.shape[1]))
-    return writable_view(whole, layer.form.key) if whole.flags.c_contiguous else None
+    return writable_view(whole, layer.float_format.key) if whole.flags.c_contiguous else None
 
 
 def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Block:
@@ -36,10 +36,10 @@ def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Bloc
     whole = in_place(layer, rows)
     if whole is not None:
         return Block(whole, tile.start)
-    form = layer.form
+    float_format = layer.float_format
     shape = (rows.stop - rows.start, tile.stop - tile.start)
-    out = layer.read(rows, tile, buffers.get("values", shape, form.storage))
-    return Block(writable_view(np.ascontiguousarray(out), form.key), 0)
+    out = layer.read(rows, tile, buffers.get("values", shape, float_format.storage))
+    return Block(writable_view(np.ascontiguousarray(out), float_format.key), 0)
 
 
 def writable_view(array: np.ndarray, dtype: np.dtype) -> np.ndarray:

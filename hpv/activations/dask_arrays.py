@@ -20,15 +20,15 @@ LARGEST_COMPUTED = 4 << 20
 class DaskLayer(Layer):
     """A Dask array, computed block by block in the thread that reads; what is persisted is fetched from the cluster."""
 
-    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
-        super().__init__(name, origin, array, form)
+    def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:
+        super().__init__(name, origin, array, float_format)
         distributed = sys.modules.get("distributed")
         self.is_portable = distributed is None or not distributed.futures_of(array)
 
     def part(self, rows: slice) -> Layer:
         """Consecutive samples, with only their share of the graph."""
         (array,) = sys.modules["dask"].optimize(self._array[rows])
-        return DaskLayer(self.name, self.origin, array, self.form)
+        return DaskLayer(self.name, self.origin, array, self.float_format)
 
     @property
     def chunks(self) -> tuple[int, int] | None:
@@ -43,7 +43,7 @@ class DaskLayer(Layer):
 
     def scratch(self, rows: int) -> int:
         """Measured: what is computed at once and a copy of it, and twice a chunk. What its graph holds is not known."""
-        itemsize = self.form.storage.itemsize
+        itemsize = self.float_format.storage.itemsize
         chunk, whole = math.prod(self._largest) * self._inner * itemsize, math.prod(self.shape) * itemsize
         return 2 * (min(max(chunk, LARGEST_COMPUTED), whole) + chunk)
 
@@ -61,7 +61,7 @@ class DaskLayer(Layer):
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         sizes = tuple(side.stop - side.start for side in selection) + self._full_shape[2:]
         if out is None or out.shape != sizes:
-            out = np.empty(sizes, self.form.storage)
+            out = np.empty(sizes, self.float_format.storage)
         parts = [list[slice]([side]) for side in selection]
         if out.nbytes > LARGEST_COMPUTED:
             parts = [cut_at_multiples(side, step) for side, step in zip(selection, self._largest, strict=True)]

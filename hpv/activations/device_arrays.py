@@ -10,7 +10,7 @@ import numpy as np
 from hpv.activations.arrays import ArrayLayer
 from hpv.activations.layers import Layer, contiguous, hash_of
 from hpv.base.errors import InputError
-from hpv.base.floats import FloatFormat, float_format
+from hpv.base.floats import FloatFormat, format_of
 
 _DLPACK_CPU = 1
 
@@ -19,20 +19,20 @@ def from_device(name: str, source: Any, origin: str) -> Layer:
     """An array of any library that says where its memory is."""
     if not hasattr(source, "__cuda_array_interface__") and source.__dlpack_device__()[0] == _DLPACK_CPU:
         array = np.from_dlpack(source)
-        return ArrayLayer(name, origin, array, float_format(array.dtype, origin))
+        return ArrayLayer(name, origin, array, format_of(array.dtype, origin))
     from hpv.backends.cuda import check
     from hpv.backends.moving import adopt
 
     check()
     array = adopt(source, origin)
-    return DeviceLayer(name, origin, array, float_format(array.dtype, origin))
+    return DeviceLayer(name, origin, array, format_of(array.dtype, origin))
 
 
 class TensorLayer(Layer):
     """A torch tensor on another device; what is not done there is copied to this one block by block."""
 
-    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
-        super().__init__(name, origin, array, form)
+    def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:
+        super().__init__(name, origin, array, float_format)
         self.on_device = array.is_cuda
         if self.on_device:  # Other threads read it too, and torch has streams for each thread.
             sys.modules["torch"].cuda.current_stream(array.device).synchronize()
@@ -51,7 +51,7 @@ class TensorLayer(Layer):
         """See `Layer`; copied on the GPU where values do not lie side by side."""
         from hpv.backends.moving import of_tensor
 
-        return of_tensor(self._array[rows].flatten(1).contiguous(), self.form.key)
+        return of_tensor(self._array[rows].flatten(1).contiguous(), self.float_format.key)
 
     def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
         """A tensor beside the values."""
@@ -60,7 +60,7 @@ class TensorLayer(Layer):
 
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         block = numpy_of(self._array[selection].cpu())
-        return block if block.ndim > 2 else contiguous(block, self.form, out)
+        return block if block.ndim > 2 else contiguous(block, self.float_format, out)
 
 
 class DeviceLayer(Layer):
@@ -68,9 +68,9 @@ class DeviceLayer(Layer):
 
     on_device = True
 
-    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+    def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:
         """``array``: of numba."""
-        super().__init__(name, origin, array, form)
+        super().__init__(name, origin, array, float_format)
         if not array.is_c_contiguous():
             raise InputError(f"{origin}: an array on a GPU whose values do not lie side by side (C order); give a "
                              "contiguous copy.")  # fmt: skip
@@ -91,7 +91,7 @@ class DeviceLayer(Layer):
         """See `Layer`."""
         from hpv.backends.moving import of_array
 
-        return of_array(self._array[rows.start : rows.stop], self.shape[1], self.form.key)
+        return of_array(self._array[rows.start : rows.stop], self.shape[1], self.float_format.key)
 
     def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
         """An array of numba beside the values; others read it by ``__cuda_array_interface__``."""
@@ -102,7 +102,7 @@ class DeviceLayer(Layer):
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         rows, columns = selection
         block = self._array[rows.start : rows.stop].copy_to_host()[:, columns]
-        return block if block.ndim > 2 else contiguous(block, self.form, out)
+        return block if block.ndim > 2 else contiguous(block, self.float_format, out)
 
 
 def numpy_of(tensor: Any) -> np.ndarray:

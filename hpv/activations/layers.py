@@ -27,12 +27,12 @@ class Layer:
     is_portable = False
     """A pickle of it is small, and reads the same values in another process that sees the same files."""
 
-    def __init__(self, name: str, origin: str, array: Any, form: FloatFormat) -> None:
+    def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:
         """``array``: anything with a shape of at least two dimensions."""
         self.name = name
         self.origin = origin
         """What messages call it."""
-        self.form = form
+        self.float_format = float_format
         self._array = array
         self._full_shape = _checked_shape(array.shape, origin)
         self._inner = math.prod(self._full_shape[2:])
@@ -70,7 +70,7 @@ class Layer:
     @property
     def identity(self) -> dict[str, Any]:
         """Names the data in the request of an output."""
-        return {"shape": list(self._full_shape), "dtype": self.form.name}
+        return {"shape": list(self._full_shape), "dtype": self.float_format.name}
 
     @property
     def device(self) -> str | None:
@@ -90,7 +90,7 @@ class Layer:
         return np.empty(shape, dtype)
 
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
-        """A block (samples, nodes) in ``form.storage``, each row's values side by side.
+        """A block (samples, nodes) in ``float_format.storage``, each row's values side by side.
 
         ``out`` is a buffer of that shape that may be used; the result is what is returned. Threads may read at once.
         """
@@ -109,7 +109,7 @@ class Layer:
             return out
         block = block.reshape(len(rows), (last - first) * self._inner)
         start = columns.start - first * self._inner
-        return contiguous(block[:, start : start + len(columns)], self.form, out)
+        return contiguous(block[:, start : start + len(columns)], self.float_format, out)
 
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
         """A block along the first two dimensions, all of the others."""
@@ -120,7 +120,7 @@ class PartLayer(Layer):
     """Consecutive samples of another layer."""
 
     def __init__(self, whole: Layer, rows: slice) -> None:
-        self.name, self.origin, self.form = whole.name, whole.origin, whole.form
+        self.name, self.origin, self.float_format = whole.name, whole.origin, whole.float_format
         self.in_memory, self.is_portable, self.on_device = whole.in_memory, whole.is_portable, whole.on_device
         self._whole, self._start, self._samples = whole, rows.start, rows.stop - rows.start
 
@@ -176,17 +176,17 @@ def hash_of(layer: Layer) -> str:
     """Of a layer's values: 128 bits of SHA-256, for which many processors have instructions."""
     digest = hashlib.sha256()
     samples, nodes = layer.shape
-    step = max(1, (16 << 20) // (nodes * layer.form.storage.itemsize))
+    step = max(1, (16 << 20) // (nodes * layer.float_format.storage.itemsize))
     for start in range(0, samples, step):
         block = layer.read(slice(start, min(samples, start + step)), slice(0, nodes))
         digest.update(np.ascontiguousarray(block).view(np.uint8).data)
     return digest.hexdigest()[:32]
 
 
-def contiguous(block: np.ndarray, form: FloatFormat, out: np.ndarray | None) -> np.ndarray:
+def contiguous(block: np.ndarray, float_format: FloatFormat, out: np.ndarray | None) -> np.ndarray:
     """The same values side by side in the format's storage: in ``out`` where that has the shape, else in new memory."""
     if out is None or out.shape != block.shape:
-        return np.ascontiguousarray(block, form.storage)
+        return np.ascontiguousarray(block, float_format.storage)
     np.copyto(out, block)
     return out
 
@@ -219,7 +219,9 @@ class Activations:
 
     def __repr__(self) -> str:
         given = [name for name, values in (("labels", self.labels), ("ids", self.ids)) if values is not None]
-        layers = (f"{name}: {quantity(layer.shape[1], 'node')} {layer.form}" for name, layer in self.layers.items())
+        layers = (
+            f"{name}: {quantity(layer.shape[1], 'node')} {layer.float_format}" for name, layer in self.layers.items()
+        )
         return f"<hpv.Activations of {', '.join([quantity(self.samples, 'sample'), *given])}; {', '.join(layers)}>"
 
     @property

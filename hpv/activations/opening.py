@@ -15,7 +15,7 @@ from hpv.activations.layers import BARE, Activations, Layer
 from hpv.activations.stored import ActivationStore, from_activation_store, stored_layer
 from hpv.base.addresses import is_address, without_scheme
 from hpv.base.errors import InputError
-from hpv.base.floats import BFLOAT16, float_format
+from hpv.base.floats import BFLOAT16, format_of
 from hpv.base.words import quantity
 
 
@@ -88,20 +88,20 @@ def _open_array(name: str, source: Any, origin: str) -> Layer:
     if isinstance(source, np.ma.MaskedArray):
         raise InputError(f"{origin}: a masked array; fill it first, with NaN for what is masked: x.filled(np.nan).")
     if isinstance(source, np.ndarray):
-        form = float_format(source.dtype, origin)
-        return ArrayLayer(name, origin, bits_of_bfloat16(source) if form is BFLOAT16 else source, form)
+        float_format = format_of(source.dtype, origin)
+        return ArrayLayer(name, origin, bits_of_bfloat16(source) if float_format is BFLOAT16 else source, float_format)
     if module == "torch" or hasattr(source, "is_cuda"):
-        form = float_format(source.dtype, origin)
+        float_format = format_of(source.dtype, origin)
         if str(source.layout) != "torch.strided":
             raise InputError(f"{origin}: a tensor of layout {source.layout}; give a dense one (tensor.to_dense()).")
         tensor = source.detach()
         if tensor.device.type == "cpu":
-            return ArrayLayer(name, origin, numpy_of(tensor), form)
-        return TensorLayer(name, origin, tensor, form)
+            return ArrayLayer(name, origin, numpy_of(tensor), float_format)
+        return TensorLayer(name, origin, tensor, float_format)
     if hasattr(source, "__cuda_array_interface__") or hasattr(source, "__dlpack_device__"):
         return from_device(name, source, origin)
     if module == "dask" and hasattr(source, "dask") and hasattr(source, "chunks"):
-        return DaskLayer(name, origin, source, float_format(source.dtype, origin))
+        return DaskLayer(name, origin, source, format_of(source.dtype, origin))
     raise InputError(
         f"{origin}: a {type(source).__name__} cannot be read as activations; give a numpy, torch, Zarr or Dask array, "
         f"the path of an .npy file or a Zarr store, or a mapping from layer name to any of these."

@@ -11,7 +11,7 @@ import numpy as np
 from hpv.activations.layers import BARE, Activations, Layer
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import DataError, StoreError
-from hpv.base.floats import BFLOAT16, FORMATS, FloatFormat, float_format
+from hpv.base.floats import BFLOAT16, FORMATS, FloatFormat, format_of
 from hpv.places.names import escape
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ class StoredLayer(Layer):
     """A Zarr array."""
 
     def __init__(
-        self, name: str, origin: str, array: StoredArray, form: FloatFormat, store: dict[str, Any] | None = None
+        self, name: str, origin: str, array: StoredArray, float_format: FloatFormat, store: dict[str, Any] | None = None
     ) -> None:
-        super().__init__(name, origin, array, form)
+        super().__init__(name, origin, array, float_format)
         self._stored = array
         self.is_portable = array.is_portable
         self._store = store or {"path": absolute_path(origin)}
@@ -59,7 +59,7 @@ class StoredLayer(Layer):
         sizes = tuple(side.stop - side.start for side in selection) + self._full_shape[2:]
         fits = out is not None and out.shape == sizes
         try:
-            return self._stored.read(selection, out if fits else np.empty(sizes, self.form.storage))
+            return self._stored.read(selection, out if fits else np.empty(sizes, self.float_format.storage))
         except DataError as error:
             raise DataError(f"layer {self.name}: {error}") from error
 
@@ -67,8 +67,8 @@ class StoredLayer(Layer):
 def stored_layer(name: str, array: StoredArray) -> Layer:
     """A Zarr array as a layer; one of unsigned integers may be marked as bfloat16."""
     marked = array.attributes.get("float_format")
-    form = BFLOAT16 if marked == BFLOAT16.name and array.dtype == BFLOAT16.storage else None
-    return StoredLayer(name, array.origin, array, form or float_format(array.dtype, _what(name, array.origin)))
+    float_format = BFLOAT16 if marked == BFLOAT16.name and array.dtype == BFLOAT16.storage else None
+    return StoredLayer(name, array.origin, array, float_format or format_of(array.dtype, _what(name, array.origin)))
 
 
 def from_activation_store(store: ActivationStore) -> Activations:
@@ -78,7 +78,7 @@ def from_activation_store(store: ActivationStore) -> Activations:
     for entry in store.entries:
         origin = f"{path}: layer {entry.name}"
         note = {"path": absolute_path(path), "store": store.store.id}
-        layers[entry.name] = StoredLayer(entry.name, origin, store.layer(entry), entry.form, note)
+        layers[entry.name] = StoredLayer(entry.name, origin, store.layer(entry), entry.float_format, note)
     return Activations(layers, store.labels(), store.ids(), store.store.attributes, True)
 
 
@@ -98,7 +98,7 @@ class LayerEntry:
 
     name: str
     nodes: int
-    form: FloatFormat
+    float_format: FloatFormat
     notes: Mapping[str, Any]
     """Such as the shape it had before its nodes were laid out in a row."""
 
@@ -124,10 +124,10 @@ class ActivationStore:
     def layer(self, entry: LayerEntry) -> StoredArray:
         """The array (samples, nodes) of a layer."""
         array = self.store.array(entry.array)
-        if array.shape != (self.samples, entry.nodes) or array.dtype != entry.form.storage:
+        if array.shape != (self.samples, entry.nodes) or array.dtype != entry.float_format.storage:
             raise StoreError(
                 f"{self.store.path}: layer {entry.name} has shape {array.shape} and dtype {array.dtype}, its "
-                f"attributes say {(self.samples, entry.nodes)} and {entry.form}; make the store again."
+                f"attributes say {(self.samples, entry.nodes)} and {entry.float_format}; make the store again."
             )
         return array
 

@@ -31,7 +31,7 @@ class WindowLayer(Layer):
     """
 
     def __init__(self, whole: Layer, rows: int, readers: int, held: int) -> None:
-        self.name, self.origin, self.form = whole.name, whole.origin, whole.form
+        self.name, self.origin, self.float_format = whole.name, whole.origin, whole.float_format
         self._whole, self._rows, self._held = whole, rows, held
         self._before = whole.offset % (whole.chunks[0] if whole.chunks else 1)
         """Windows begin where chunks do, which may be before the first sample."""
@@ -54,7 +54,7 @@ class WindowLayer(Layer):
         rows = range(*samples.indices(self.shape[0]))
         columns = range(*nodes.indices(self.shape[1]))
         if out is None or out.shape != (len(rows), len(columns)):
-            out = np.empty((len(rows), len(columns)), self.form.storage)
+            out = np.empty((len(rows), len(columns)), self.float_format.storage)
         start = rows.start
         while start < rows.stop:
             first, values = self._window((start + self._before) // self._rows, slice(columns.start, columns.stop))
@@ -88,7 +88,7 @@ class _Window:
         self._left = len(self._waiting)
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._values = np.empty((rows.stop - rows.start, nodes.stop - nodes.start), layer.form.storage)
+        self._values = np.empty((rows.stop - rows.start, nodes.stop - nodes.start), layer.float_format.storage)
 
     def filled(self, readers: threading.Semaphore) -> np.ndarray:
         """The values; reads what no other thread has begun with, and waits for the rest."""

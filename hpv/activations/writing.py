@@ -52,9 +52,11 @@ class ActivationWriter:
         """Samples appended so far, those of earlier runs included."""
         self._columns: dict[str, _Column] = {}
         for entry in self.entries:
-            chunks = activation_chunks(entry.nodes, entry.form.storage.itemsize)
-            marks = {"float_format": entry.form.name} if entry.form is BFLOAT16 else {}
-            output.create(entry.array, (0, entry.nodes), entry.form.storage, chunks, ("samples", "nodes"), marks)
+            chunks = activation_chunks(entry.nodes, entry.float_format.storage.itemsize)
+            marks = {"float_format": entry.float_format.name} if entry.float_format is BFLOAT16 else {}
+            output.create(
+                entry.array, (0, entry.nodes), entry.float_format.storage, chunks, ("samples", "nodes"), marks
+            )
             self._columns[entry.array] = _Column(output, entry.array, chunks[0], self.durable)
         for name, dtype in ((LABELS, np.dtype("i8")), (IDS, STRINGS)):
             if labels if name == LABELS else ids:
@@ -96,7 +98,13 @@ class ActivationWriter:
             column.cut(self.samples)
         self._write_waiting()
         listed = [
-            {**entry.notes, "name": entry.name, "array": entry.array, "nodes": entry.nodes, "dtype": entry.form.name}
+            {
+                **entry.notes,
+                "name": entry.name,
+                "array": entry.array,
+                "nodes": entry.nodes,
+                "dtype": entry.float_format.name,
+            }
             for entry in self.entries
         ]
         return self._output.finish({**(attributes or {}), "samples": self.samples, "layers": listed})

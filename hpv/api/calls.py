@@ -20,7 +20,7 @@ from hpv.fitting.proposing import propose_layer
 from hpv.fitting.running import run_fit
 from hpv.fitting.stored import load_background
 from hpv.histograms.edges import Edges, Rule
-from hpv.histograms.merging import add, refuse_others, refuse_twice
+from hpv.histograms.merging import add, check_mergeable, refuse_twice
 from hpv.scoring.job import prepare_score
 from hpv.scoring.running import score_shard, score_to_store
 from hpv.store.headers import ACTIVATIONS, BACKGROUND
@@ -66,12 +66,12 @@ def fit(
     >>> hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
     <hpv.Background of 1,000 samples; activations: 5 nodes>
     """
-    ready = prepare_fit(
+    job = prepare_fit(
         activations, bins=bins, binning=binning, modal_fraction=modal_fraction, pilot=pilot, edges=edges,
         by_class=by_class, labels=labels, min_class_size=min_class_size, memory=memory, threads=threads,
         backend=backend,
     )  # fmt: skip
-    return Background.of(run_fit(ready, progress or Quiet()))
+    return Background.of(run_fit(job, progress or Quiet()))
 
 
 def edges(
@@ -143,14 +143,14 @@ def score(
     >>> scores.get("two-sided", "whole", "higher_criticism").score.shape
     (20,)
     """
-    ready = prepare_score(
+    job = prepare_score(
         background, activations, statistics=statistics, tails=tails, forms=forms, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
     )  # fmt: skip
     progress = progress or Quiet()
     if shard is None:
-        return Scores(*score_to_store(ready, out, as_tuple(keep), overwrite, progress))
-    return Scores(*score_shard(ready, cut_shard(ready.source, shard, overwrite), out, as_tuple(keep), progress))
+        return Scores(*score_to_store(job, out, as_tuple(keep), overwrite, progress))
+    return Scores(*score_shard(job, cut_shard(job.source, shard, overwrite), out, as_tuple(keep), progress))
 
 
 def plan(
@@ -221,6 +221,6 @@ def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores
         raise InputError("merge: no backgrounds were given; give at least one.")
     if not all(isinstance(part, Background) for part in parts):
         raise InputError("merge: give backgrounds, as hpv.fit and hpv.open return them.")
-    refuse_others({f"background {number}": part.counted_at for number, part in enumerate(parts, start=1)})
+    check_mergeable({f"background {number}": part.merge_key for number, part in enumerate(parts, start=1)})
     refuse_twice(parts)
     return Background.of(add(parts))

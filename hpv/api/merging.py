@@ -9,9 +9,9 @@ from typing import Any
 from hpv.api.background import Background
 from hpv.api.scores import Scores
 from hpv.base.errors import InputError, StoreError
-from hpv.fitting.merging import add_stores, counted_at, merge_to_store
+from hpv.fitting.merging import add_stores, merge_key, merge_to_store
 from hpv.fitting.stored import load_background, write_background
-from hpv.histograms.merging import refuse_others
+from hpv.histograms.merging import check_mergeable
 from hpv.places.place import place_of
 from hpv.scoring.merging import ShardCopy
 from hpv.store.exchanging import complete_exchange
@@ -72,7 +72,7 @@ def _merge(
     stores, progress = in_order(stores, request), progress or Quiet()
     kind = stores[0].kind
     if kind == BACKGROUND:
-        refuse_others({store.path: counted_at(store) for store in stores})
+        check_mergeable({store.path: merge_key(store) for store in stores})
     # The shards lie in the place of the output, which the new store takes when it is complete.
     with Output.begin(out, kind, request, overwrite=overwrite) as output:
         already = output.already_complete

@@ -102,12 +102,13 @@ class Scores:
         self.check_background(background)
         rows = range(*samples.indices(self.samples))
         codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
-        closed = background.closed(layer)
-        group = self.group(background)[rows.start : rows.stop]
-        entry = np.minimum(codes.astype(np.intp), closed.edges.shape[1] + 1)
-        nodes = np.arange(closed.nodes)
+        histograms = background.histograms(layer)
+        reference = self.reference(background)[rows.start : rows.stop]
+        entry = np.minimum(codes.astype(np.intp), histograms.edges.shape[1] + 1)
+        nodes = np.arange(histograms.nodes)
         return tuple(
-            table[group[:, None], nodes, entry] for table in range_tables(closed.survivors, closed.counted, tail)
+            table[reference[:, None], nodes, entry]
+            for table in range_tables(histograms.survivors, histograms.counted, tail)
         )
 
     def nodes(self, i: int, background: Background, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
@@ -117,18 +118,20 @@ class Scores:
         alpha, label = (
             self.column(tail, form, statistic, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label")
         )
-        group = int(background.group_of(np.array([label], np.int64))[0]) if label >= 0 else 0
+        reference = int(background.reference_of(np.array([label], np.int64))[0]) if label >= 0 else 0
         row = (slice(i, i + 1), slice(None))
         return {
-            name: subset_nodes(background.closed(name), self.codes(name).read(row)[0], group, tail, float(alpha))
+            name: subset_nodes(
+                background.histograms(name), self.codes(name).read(row)[0], reference, tail, float(alpha)
+            )
             for name in self.layers
         }
 
-    def group(self, background: Background) -> np.ndarray:
-        """The group of the background that answered for every sample."""
+    def reference(self, background: Background) -> np.ndarray:
+        """Which counts of the background answered for every sample: 0 the pooled ones, g + 1 those of a large class."""
         if background.classes is None or self.attributes["against"] != "own":
             return np.zeros(self.samples, np.int64)
-        return background.group_of(self._store.array("own").read().astype(np.int64))
+        return background.reference_of(self._store.array("own").read().astype(np.int64))
 
     def background(self, path: str | Path | None = None) -> Background:
         """The background that the scores were made with, from where it was then or from ``path``."""

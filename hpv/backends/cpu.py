@@ -28,14 +28,14 @@ def room() -> Room:
     return OWN_MEMORY
 
 
-def make_counter(edges: np.ndarray, form: FloatFormat) -> Any:
+def make_counter(edges: np.ndarray, float_format: FloatFormat) -> Any:
     """See `Backend`."""
-    return coding.make_counter(edges, form.infinity)
+    return coding.make_counter(edges, float_format.infinity)
 
 
-def start_counts(counter: Any, classes: int, form: FloatFormat) -> Any:
+def start_counts(counter: Any, classes: int, float_format: FloatFormat) -> Any:
     """See `Backend`."""
-    return [counter.start(form.key) for _ in range(classes)], np.zeros(classes, COUNT)
+    return [counter.start(float_format.key) for _ in range(classes)], np.zeros(classes, COUNT)
 
 
 def add_counts(accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
@@ -66,9 +66,9 @@ def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
 
 
-def make_coder(edges: np.ndarray, form: FloatFormat) -> Any:
+def make_coder(edges: np.ndarray, float_format: FloatFormat) -> Any:
     """See `Backend`."""
-    return coding.make_coder(edges, form.infinity)
+    return coding.make_coder(edges, float_format.infinity)
 
 
 def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
@@ -86,9 +86,9 @@ def look_up_ranges(codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple
     ranging.look_up_ranges(codes, group, *tables, *out)
 
 
-def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Any:
+def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Any:
     """See `Backend`."""
-    return ranging.make_tables(*tables, edges, form.infinity)
+    return ranging.make_tables(*tables, edges, float_format.infinity)
 
 
 def ranges(
@@ -117,9 +117,11 @@ def make_levels(levels: np.ndarray, thresholds: int) -> Any:
     return tallying.make_levels(levels, thresholds)
 
 
-def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> Any | None:
+def make_tallier(
+    edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
+) -> Any | None:
     """See `Backend`."""
-    return tallying.make_tallier(edges, form.infinity, tables, thresholds)
+    return tallying.make_tallier(edges, float_format.infinity, tables, thresholds)
 
 
 def tally_values(

@@ -14,10 +14,10 @@ import numpy as np
 
 from hpv.backends import cpu, gpu, moving
 from hpv.backends.moving import (
+    DeviceCopies,
     Piece,
     PinnedBuffers,
-    Place,
-    Tables,
+    Slot,
     fetch,
     on_stream,
     pieces,
@@ -75,11 +75,11 @@ def make_buffers() -> Buffers:
 class Coder:
     """Edges of n nodes as the kernels read them."""
 
-    def __init__(self, edges: np.ndarray, form: FloatFormat) -> None:
+    def __init__(self, edges: np.ndarray, float_format: FloatFormat) -> None:
         self.nodes, self.edges = edges.shape
-        self.form = form
-        self.wide = gpu.wide(form.key)
-        self.tables = Tables(np.ascontiguousarray(edges.T, self.wide))
+        self.float_format = float_format
+        self.wide = gpu.wide(float_format.key)
+        self.tables = DeviceCopies(np.ascontiguousarray(edges.T, self.wide))
 
 
 class _Accumulation:
@@ -87,8 +87,8 @@ class _Accumulation:
 
     def __init__(self, counter: Coder, classes: int) -> None:
         self.histograms = [upload(np.zeros((counter.edges + 1, counter.nodes), np.int64)) for _ in range(classes)]
-        self.lowest = upload(np.full(counter.nodes, counter.form.unused, counter.wide))
-        self.highest = upload(np.full(counter.nodes, counter.form.missing, counter.wide))
+        self.lowest = upload(np.full(counter.nodes, counter.float_format.no_edge, counter.wide))
+        self.highest = upload(np.full(counter.nodes, counter.float_format.nan_key, counter.wide))
 
 
 class Accumulator:
@@ -108,12 +108,12 @@ class Accumulator:
         return self.parts[number]
 
 
-def make_counter(edges: np.ndarray, form: FloatFormat) -> Coder:
+def make_counter(edges: np.ndarray, float_format: FloatFormat) -> Coder:
     """See `Backend`."""
-    return Coder(edges, form)
+    return Coder(edges, float_format)
 
 
-def start_counts(counter: Coder, classes: int, form: FloatFormat) -> Accumulator:
+def start_counts(counter: Coder, classes: int, float_format: FloatFormat) -> Accumulator:
     """See `Backend`."""
     return Accumulator(counter, classes)
 
@@ -128,7 +128,7 @@ def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarra
         accumulator.streams[piece.number, gpu.handle(piece.stream)] = piece.stream
         for c, rows in rows_by_group(group[piece.rows], piece):
             into = state.histograms[c], state.lowest, state.highest
-            counting.count(piece.values, piece.first, rows, edges, counter.form.infinity, *into, piece.stream)
+            counting.count(piece.values, piece.first, rows, edges, counter.float_format.infinity, *into, piece.stream)
 
 
 @gpu.plainly
@@ -140,8 +140,8 @@ def finish_counts(accumulator: Accumulator) -> Counted:
     counter = accumulator.counter
     # Of nothing too, where a thread got no block.
     histograms = np.zeros((accumulator.classes, counter.edges + 1, counter.nodes), np.int64)
-    lowest = np.full(counter.nodes, counter.form.unused, counter.form.key)
-    highest = np.full(counter.nodes, counter.form.missing, counter.form.key)
+    lowest = np.full(counter.nodes, counter.float_format.no_edge, counter.float_format.key)
+    highest = np.full(counter.nodes, counter.float_format.nan_key, counter.float_format.key)
     for number, state in accumulator.parts.items():
         with gpu.chosen(number):
             histograms += np.stack([one.copy_to_host() for one in state.histograms])
@@ -157,9 +157,9 @@ def finish_counts(accumulator: Accumulator) -> Counted:
     )
 
 
-def make_coder(edges: np.ndarray, form: FloatFormat) -> Coder:
+def make_coder(edges: np.ndarray, float_format: FloatFormat) -> Coder:
     """See `Backend`."""
-    return Coder(edges, form)
+    return Coder(edges, float_format)
 
 
 @gpu.plainly
@@ -168,16 +168,16 @@ def encode(coder: Coder, bits: Any, first: int, codes: Any) -> None:
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
         (edges,) = coder.tables.on(piece.number)
-        encoding.encode(piece.values, piece.first, edges, coder.form.infinity, out[0], piece.stream)
+        encoding.encode(piece.values, piece.first, edges, coder.float_format.infinity, out[0], piece.stream)
 
     _map(launch, bits, first, [codes])
 
 
 class Ranges:
-    """Tables of pmin and pmax by group, code and node."""
+    """DeviceCopies of pmin and pmax by group, code and node."""
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
-        self.tables = Tables(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
+        self.tables = DeviceCopies(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
 
     def parts(self, group: np.ndarray, piece: Piece) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
         """Rows of a piece, their groups, and tables, as the kernels want them.
@@ -193,7 +193,7 @@ class Ranges:
             yield rows, None, (low[g : g + 1], high[g : g + 1])
 
 
-def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Ranges:
+def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Ranges:
     """See `Backend`."""
     return Ranges(*tables)
 
@@ -213,7 +213,7 @@ def ranges(
     def launch(piece: Piece, out: Sequence[Any]) -> None:
         (edges,) = coder.tables.on(piece.number)
         for rows, own, tables in ranges.parts(group[piece.rows], piece):
-            what = rows, own, edges, coder.form.infinity, tables
+            what = rows, own, edges, coder.float_format.infinity, tables
             ranging.ranges(piece.values, piece.first, *what, out, piece.stream)
 
     _map(launch, bits, first, out)
@@ -242,7 +242,7 @@ Launch = Callable[[Piece, Sequence[Any]], None]
 def _map(launch: Launch, bits: Any, first: int, out: Sequence[Any]) -> None:
     """Results (s, n) for every value of a block, where their arrays are: on the GPU with it, or here."""
     nodes = out[0].shape[1]
-    pending: tuple[Place, Callable[[], None]] | None = None
+    pending: tuple[Slot, Callable[[], None]] | None = None
     for piece in pieces(bits, first, nodes):
         if not isinstance(out[0], np.ndarray):
             launch(piece, [gpu.adopted(one) for one in out])
@@ -272,15 +272,19 @@ def _leave(stream: Any, out: Sequence[Any]) -> None:
 class Tallier:
     """Edges, and levels of all tails packed into one integer by group, code and node."""
 
-    def __init__(self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> None:
-        self.coder = Coder(edges, form)
+    def __init__(
+        self, edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
+    ) -> None:
+        self.coder = Coder(edges, float_format)
         self.tails, self.entries = len(tables), thresholds + 2
-        self.levels = Tables(*(tallying.pack_levels(group, thresholds) for group in zip(*tables, strict=True)))
+        self.levels = DeviceCopies(*(tallying.pack_levels(group, thresholds) for group in zip(*tables, strict=True)))
 
 
-def make_tallier(edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int) -> Tallier:
+def make_tallier(
+    edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
+) -> Tallier:
     """See `Backend`."""
-    return Tallier(edges, form, tables, thresholds)
+    return Tallier(edges, float_format, tables, thresholds)
 
 
 @gpu.plainly
@@ -293,7 +297,7 @@ def tally_values(
     codes: Any | None,
 ) -> int | None:
     """See `Backend`."""
-    nodes, form = tallier.coder.nodes, tallier.coder.form
+    nodes, float_format = tallier.coder.nodes, tallier.coder.float_format
     step = max(1, LARGEST_TALLIES // (tallier.tails * tallier.entries * 4 + (codes is not None) * nodes))
     nan = 0
     for whole in pieces(bits, first, nodes):
@@ -304,7 +308,7 @@ def tally_values(
             missing = _zeros(piece, "missing", (1,), np.int64)
             left, kept = _left(piece, codes, nodes)
             for g, rows in rows_by_group(group[piece.rows], piece):
-                what = rows, edges, form.infinity, levels[g], counts, left, missing
+                what = rows, edges, float_format.infinity, levels[g], counts, left, missing
                 tallying.tally(piece.values, piece.first, *what, piece.stream)
             fetched, found = [missing], [np.zeros(1, np.int64)]
             if kept is not None:
@@ -346,7 +350,7 @@ class Levels:
 
     def __init__(self, levels: np.ndarray, thresholds: int) -> None:
         self.here = cpu.make_levels(levels, thresholds)
-        self.tables = Tables(*levels)
+        self.tables = DeviceCopies(*levels)
 
 
 def make_levels(levels: np.ndarray, thresholds: int) -> Levels:

@@ -100,7 +100,7 @@ def put(part: Any, whole: Any, rows: slice, nodes: slice) -> None:
         gpu.adopted(whole)[rows, nodes] = source
 
 
-class Place:
+class Slot:
     """Pinned memory of this machine and as much on the GPU; what is done there is ordered by a stream of its own."""
 
     def __init__(self) -> None:
@@ -144,22 +144,22 @@ class Place:
         return self.sent[1]
 
 
-class _Places(threading.local):
+class _Slots(threading.local):
     """A thread's places for blocks, by GPU."""
 
     def __init__(self) -> None:
-        self.all: dict[int, deque[Place]] = {}
+        self.all: dict[int, deque[Slot]] = {}
 
-    def next(self, number: int = FIRST) -> Place:
+    def next(self, number: int = FIRST) -> Slot:
         """The one that was not used last, once nothing is on its way to or from it; on the GPU that is chosen."""
         if number not in self.all:
-            self.all[number] = deque(Place() for _ in range(PLACES))
+            self.all[number] = deque(Slot() for _ in range(PLACES))
         places = self.all[number]
         places.rotate()
         places[0].stream.synchronize()
         return places[0]
 
-    def of(self, values: np.ndarray) -> Place | None:
+    def of(self, values: np.ndarray) -> Slot | None:
         """The place whose pinned memory these values are in."""
         for place in self.all.get(FIRST, ()):
             if "values" in place.host and np.may_share_memory(values, place.host["values"]):
@@ -167,7 +167,7 @@ class _Places(threading.local):
         return None
 
 
-_places = _Places()
+_slots = _Slots()
 
 
 class PinnedBuffers(Buffers):
@@ -185,7 +185,7 @@ class PinnedBuffers(Buffers):
 @plainly
 def _read_into(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     with gpu.chosen(FIRST):
-        return _places.next().here("values", shape, dtype)
+        return _slots.next().here("values", shape, dtype)
 
 
 class Piece(NamedTuple):
@@ -197,7 +197,7 @@ class Piece(NamedTuple):
     """Their bits (rows, columns)."""
     first: int
     """Column of the first node."""
-    place: Place
+    place: Slot
     """Where there is room beside them."""
     stream: Any
     """That orders the work on them."""
@@ -217,29 +217,29 @@ def pieces(bits: Any, first: int, nodes: int) -> Iterator[Piece]:
     """A block as it is there: all at once where it is on a GPU or in pinned memory, else as it is copied there."""
     if isinstance(bits, OnDevice):
         with gpu.chosen(bits.number):
-            place = _places.next(bits.number)
+            place = _slots.next(bits.number)
             yield Piece(slice(0, len(bits)), bits.array, first, place, bits.stream, bits.number)
         return
     with gpu.chosen(FIRST):
-        pinned = _places.of(bits)
+        pinned = _slots.of(bits)
         if pinned is not None:
             values = pinned.send_once(bits)
             yield Piece(slice(0, len(bits)), values, first, pinned, pinned.stream, FIRST)
             return
         step = max(1, LARGEST_PLACE // (nodes * bits.itemsize))
         # The caller's own memory may be pinned.
-        ready = nodes == bits.shape[1] and gpu.is_pinned(bits)
+        in_place = nodes == bits.shape[1] and gpu.is_pinned(bits)
         for start in range(0, len(bits), step):
-            rows, place = slice(start, min(len(bits), start + step)), _places.next()
+            rows, place = slice(start, min(len(bits), start + step)), _slots.next()
             values = bits[rows, first : first + nodes]
-            if not ready:
+            if not in_place:
                 here = place.here("values", values.shape, values.dtype)
                 np.copyto(here, values)
                 values = here
             yield Piece(rows, place.send("values", values), 0, place, place.stream, FIRST)
 
 
-class Tables:
+class DeviceCopies:
     """Arrays of a coder on every GPU that has needed them."""
 
     def __init__(self, *arrays: np.ndarray) -> None:

@@ -27,7 +27,7 @@ def coded_samples(nodes: int) -> int:
 class Room(NamedTuple):
     """What a backend needs, and has, for blocks."""
 
-    places: int = 1
+    blocks_under_way: int = 1
     """Blocks that a thread has under way."""
     staged: int = 0
     """Bytes of a copy that it makes of a part of a block that lies in memory already."""
@@ -57,10 +57,10 @@ class Backend(Protocol):
     def room(self) -> Room:
         """What plans must know of it."""
 
-    def make_counter(self, edges: np.ndarray, form: FloatFormat) -> Any:
+    def make_counter(self, edges: np.ndarray, float_format: FloatFormat) -> Any:
         """Lay out inner edge keys (n, k) for counting."""
 
-    def start_counts(self, counter: Any, classes: int, form: FloatFormat) -> Any:
+    def start_counts(self, counter: Any, classes: int, float_format: FloatFormat) -> Any:
         """An empty state."""
 
     def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
@@ -69,8 +69,8 @@ class Backend(Protocol):
     def finish_counts(self, accumulator: Any) -> Counted:
         """The state as plain arrays."""
 
-    def make_coder(self, edges: np.ndarray, form: FloatFormat) -> Any:
-        """Lay out closed edge keys (n, k) for encoding."""
+    def make_coder(self, edges: np.ndarray, float_format: FloatFormat) -> Any:
+        """Lay out the edge keys (n, k) for encoding."""
 
     def encode(self, coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
         """Write codes (samples, n)."""
@@ -81,8 +81,8 @@ class Backend(Protocol):
     def look_up_ranges(self, codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
         """Write pmin and pmax (samples, n) from tables (groups, n, entries), laid out or as they are."""
 
-    def make_ranges(self, tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, form: FloatFormat) -> Any:
-        """Lay out pmin and pmax (groups, n, entries) of nodes with closed edge keys (n, k)."""
+    def make_ranges(self, tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Any:
+        """Lay out pmin and pmax (groups, n, entries) of nodes with all edge keys (n, k)."""
 
     def ranges(
         self,
@@ -100,9 +100,9 @@ class Backend(Protocol):
         """Lay out levels (groups, n, entries); ``thresholds + 1`` stands for no p-value."""
 
     def make_tallier(
-        self, edges: np.ndarray, form: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
+        self, edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
     ) -> Any | None:
-        """Lay out closed edge keys (n, k) and levels (groups, n, entries) by tail for tallies straight from values.
+        """Lay out the edge keys (n, k) and levels (groups, n, entries) by tail for tallies straight from values.
 
         None where they are better made by way of codes.
         """

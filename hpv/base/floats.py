@@ -38,12 +38,12 @@ class FloatFormat:
         return ((1 << self.exponent_bits) - 1) << self.mantissa_bits
 
     @property
-    def missing(self) -> int:
+    def nan_key(self) -> int:
         """The key of NaN."""
         return int(np.iinfo(self.key).min)
 
     @property
-    def unused(self) -> int:
+    def no_edge(self) -> int:
         """The key of an edge that is not there."""
         return int(np.iinfo(self.key).max)
 
@@ -57,17 +57,17 @@ class FloatFormat:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """There is one object of each format, in every process: they are compared by ``is``."""
-        return float_format, (self.name,)
+        return format_of, (self.name,)
 
 
 FLOAT16 = FloatFormat("float16", np.dtype("f2"), np.dtype("i2"), 10, 5)
 BFLOAT16 = FloatFormat("bfloat16", np.dtype("u2"), np.dtype("i2"), 7, 8)
 FLOAT32 = FloatFormat("float32", np.dtype("f4"), np.dtype("i4"), 23, 8)
 FLOAT64 = FloatFormat("float64", np.dtype("f8"), np.dtype("i8"), 52, 11)
-FORMATS = {form.name: form for form in (FLOAT16, BFLOAT16, FLOAT32, FLOAT64)}
+FORMATS = {float_format.name: float_format for float_format in (FLOAT16, BFLOAT16, FLOAT32, FLOAT64)}
 
 
-def float_format(dtype: Any, what: str = "activations") -> FloatFormat:
+def format_of(dtype: Any, what: str = "activations") -> FloatFormat:
     """The format of a numpy or torch dtype or of a name; ``InputError`` for anything that is not a float."""
     name = str(dtype).removeprefix("torch.")
     try:
@@ -79,25 +79,25 @@ def float_format(dtype: Any, what: str = "activations") -> FloatFormat:
     return FORMATS[name]
 
 
-def to_keys(values: np.ndarray, form: FloatFormat) -> np.ndarray:
-    """Keys of values held in ``form.storage``."""
-    bits = np.ascontiguousarray(values, dtype=form.storage).view(form.key)
-    keys = np.where(bits < 0, form.missing - bits, bits)
-    return np.where(np.abs(keys) > form.infinity, form.key.type(form.missing), keys)
+def to_keys(values: np.ndarray, float_format: FloatFormat) -> np.ndarray:
+    """Keys of values held in ``float_format.storage``."""
+    bits = np.ascontiguousarray(values, dtype=float_format.storage).view(float_format.key)
+    keys = np.where(bits < 0, float_format.nan_key - bits, bits)
+    return np.where(np.abs(keys) > float_format.infinity, float_format.key.type(float_format.nan_key), keys)
 
 
-def from_keys(keys: np.ndarray, form: FloatFormat) -> np.ndarray:
-    """Values of keys, in ``form.storage``; ``MISSING`` and ``UNUSED`` become NaN."""
-    keys = np.ascontiguousarray(keys, dtype=form.key)
-    bits = np.where(keys < 0, form.missing - keys, keys)
-    strange = (keys == form.missing) | (keys > form.infinity)
-    quiet_nan = form.key.type(form.infinity | (1 << (form.mantissa_bits - 1)))
-    return np.where(strange, quiet_nan, bits).view(form.storage)
+def from_keys(keys: np.ndarray, float_format: FloatFormat) -> np.ndarray:
+    """Values of keys, in ``float_format.storage``; ``nan_key`` and ``no_edge`` become NaN."""
+    keys = np.ascontiguousarray(keys, dtype=float_format.key)
+    bits = np.where(keys < 0, float_format.nan_key - keys, keys)
+    strange = (keys == float_format.nan_key) | (keys > float_format.infinity)
+    quiet_nan = float_format.key.type(float_format.infinity | (1 << (float_format.mantissa_bits - 1)))
+    return np.where(strange, quiet_nan, bits).view(float_format.storage)
 
 
-def keys_as_float64(keys: np.ndarray, form: FloatFormat) -> np.ndarray:
-    """The numbers themselves, exactly; ``MISSING`` and ``UNUSED`` become NaN."""
-    return from_keys(convert_keys(keys, form, FLOAT64), FLOAT64)
+def keys_as_float64(keys: np.ndarray, float_format: FloatFormat) -> np.ndarray:
+    """The numbers themselves, exactly; ``nan_key`` and ``no_edge`` become NaN."""
+    return from_keys(convert_keys(keys, float_format, FLOAT64), FLOAT64)
 
 
 def convert_keys(keys: np.ndarray, source: FloatFormat, target: FloatFormat, *, down: bool = False) -> np.ndarray:
@@ -110,11 +110,11 @@ def convert_keys(keys: np.ndarray, source: FloatFormat, target: FloatFormat, *, 
     if source is target:
         return keys
     if down:
-        flipped = np.where((keys == source.missing) | (keys == source.unused), keys, -keys)
+        flipped = np.where((keys == source.nan_key) | (keys == source.no_edge), keys, -keys)
         up = convert_keys(flipped, source, target)
-        return np.where((keys == source.missing) | (keys == source.unused), up, -up)
+        return np.where((keys == source.nan_key) | (keys == source.no_edge), up, -up)
     wide = keys.astype(np.int64)
-    magnitude = np.where(keys == source.missing, 0, np.abs(wide))
+    magnitude = np.where(keys == source.nan_key, 0, np.abs(wide))
     double = magnitude if source is FLOAT64 else _widen(magnitude, source)
     if target is FLOAT64:
         result = np.where(wide < 0, -double, double)
@@ -122,8 +122,8 @@ def convert_keys(keys: np.ndarray, source: FloatFormat, target: FloatFormat, *, 
         quotient, rest = _truncate(double, target)
         result = np.where(wide < 0, -quotient, quotient + rest)
     result = result.astype(target.key)
-    result[keys == source.missing] = target.missing
-    result[keys == source.unused] = target.unused
+    result[keys == source.nan_key] = target.nan_key
+    result[keys == source.no_edge] = target.no_edge
     return result
 
 

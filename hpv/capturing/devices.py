@@ -16,7 +16,7 @@ from hpv.base.floats import FloatFormat
 from hpv.histograms.ranges import outward, range_tables
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions
-from hpv.scanning.scanner import Scanner, Tables
+from hpv.scanning.scanner import NodeTables, Scanner
 from hpv.walking.parts import each_part
 from hpv.walking.threads import in_steps
 
@@ -41,16 +41,16 @@ def array_of(tensor: torch.Tensor) -> Any:
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
-def block_of(rows: torch.Tensor, form: FloatFormat) -> Block:
+def block_of(rows: torch.Tensor, float_format: FloatFormat) -> Block:
     """Activations (samples, nodes) as the backend takes them; rows that lie one after the other are not copied."""
     if rows.device.type == "cpu":
-        return Block(rows.contiguous().view(_INTEGERS[form.key.itemsize]).numpy(), 0)
+        return Block(rows.contiguous().view(_INTEGERS[float_format.key.itemsize]).numpy(), 0)
     from hpv.backends.moving import of_tensor
 
-    return Block(of_tensor(rows.contiguous(), form.key), 0)
+    return Block(of_tensor(rows.contiguous(), float_format.key), 0)
 
 
-class Place:
+class DeviceScanner:
     """What answers for activations on one device; tables are made when they are first needed, and kept."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Place:
     ) -> None:
         self.scanner = Scanner(background, options, backend_of(device, backend))
         self._device, self._threads = device, threads
-        self._tables: dict[tuple[str, str], Tables] = {}
+        self._tables: dict[tuple[str, str], NodeTables] = {}
         self._look_ups: dict[tuple[str, str, str], Any] = {}
         self._buffers = self.scanner.backend.make_buffers()
 
@@ -68,66 +68,66 @@ class Place:
 
     def empty_tallies(self, samples: int) -> Tallies:
         """Tallies of nothing."""
-        targets = len(self.scanner.targets)
+        targets = len(self.scanner.references)
         return {
             tail: self.empty((targets, samples, len(thresholds) + 2), torch.int32).zero_()
             for tail, thresholds in self.scanner.thresholds.items()
         }
 
-    def encode(self, layer: str, rows: torch.Tensor, form: FloatFormat) -> torch.Tensor:
+    def encode(self, layer: str, rows: torch.Tensor, float_format: FloatFormat) -> torch.Tensor:
         """Codes of a layer's activations."""
-        tables, block = self._tables_of(layer, form), block_of(rows, form)
+        tables, block = self._tables_of(layer, float_format), block_of(rows, float_format)
         codes = self.empty(tuple(rows.shape), torch.uint8)
         left = array_of(codes)
 
         def work(part: slice) -> None:
             self.scanner.backend.encode(tables.coder, block.bits[part], block.first, left[part])
 
-        self._each_part(work, rows.shape, form.key.itemsize)
+        self._each_part(work, rows.shape, float_format.key.itemsize)
         return codes
 
     def tally(
-        self, layer: str, rows: torch.Tensor, form: FloatFormat, tallies: Tallies, keep: bool
+        self, layer: str, rows: torch.Tensor, float_format: FloatFormat, tallies: Tallies, keep: bool
     ) -> tuple[torch.Tensor | None, int]:
         """Add a layer's activations to tallies; their codes if they are to be kept, and the number of NaN.
 
         The pooled counts answer, or those of all classes.
         """
-        tables, block = self._tables_of(layer, form), block_of(rows, form)
+        tables, block = self._tables_of(layer, float_format), block_of(rows, float_format)
         codes = self.empty(tuple(rows.shape), torch.uint8) if keep or tables.tallier is None else None
         left = None if codes is None else array_of(codes)
         arrays = _arrays(tallies)
-        group = np.zeros(len(rows), np.int64)
+        reference = np.zeros(len(rows), np.int64)
 
         def work(part: slice) -> int:
             piece = Block(block.bits[part], block.first)
             kept = None if left is None else left[part]
             return self.scanner.tally_block(
-                tables, piece.bits, piece.first, group[part], _part(arrays, part), kept, self._buffers
+                tables, piece.bits, piece.first, reference[part], _part(arrays, part), kept, self._buffers
             )
 
-        return codes, sum(self._each_part(work, rows.shape, form.key.itemsize))
+        return codes, sum(self._each_part(work, rows.shape, float_format.key.itemsize))
 
     def tally_codes(
-        self, layer: str, codes: torch.Tensor, form: FloatFormat, group: np.ndarray, tallies: Tallies
+        self, layer: str, codes: torch.Tensor, float_format: FloatFormat, reference: np.ndarray, tallies: Tallies
     ) -> None:
-        """Add codes of a layer's activations to tallies; ``group`` (samples,) says which counts answer."""
-        tables, array, arrays = self._tables_of(layer, form), array_of(codes), _arrays(tallies)
+        """Add codes of a layer's activations to tallies; ``reference`` (samples,) says which counts answer."""
+        tables, array, arrays = self._tables_of(layer, float_format), array_of(codes), _arrays(tallies)
 
         def work(part: slice) -> None:
             for piece in in_steps(part, coded_samples(tables.nodes)):
-                self.scanner.tally(array[piece], group[piece], tables, _part(arrays, piece))
+                self.scanner.tally(array[piece], reference[piece], tables, _part(arrays, piece))
 
         self._each_part(work, codes.shape, 1)
 
     def look_up(
-        self, layer: str, codes: torch.Tensor, group: np.ndarray, tail: str, dtype: str
+        self, layer: str, codes: torch.Tensor, reference: np.ndarray, tail: str, dtype: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """pmin and pmax (samples, nodes) of the codes of a layer."""
         kept = self._look_ups.get((layer, tail, dtype))
         if kept is None:
-            closed = self.scanner.background.closed(layer)
-            tables = range_tables(closed.survivors, closed.counted, tail)
+            histograms = self.scanner.background.histograms(layer)
+            tables = range_tables(histograms.survivors, histograms.counted, tail)
             tables = outward(*tables) if dtype == "float32" else tables
             kept = self._look_ups[layer, tail, dtype] = self.scanner.backend.make_look_up(tables)
         shape = tuple(codes.shape)
@@ -135,17 +135,17 @@ class Place:
         array, low, high = array_of(codes), array_of(pmin), array_of(pmax)
 
         def work(part: slice) -> None:
-            self.scanner.backend.look_up_ranges(array[part], group[part], kept, (low[part], high[part]))
+            self.scanner.backend.look_up_ranges(array[part], reference[part], kept, (low[part], high[part]))
 
         self._each_part(work, codes.shape, 1)
         return pmin, pmax
 
-    def _tables_of(self, layer: str, form: FloatFormat) -> Tables:
-        key = layer, form.name
+    def _tables_of(self, layer: str, float_format: FloatFormat) -> NodeTables:
+        key = layer, float_format.name
         if key not in self._tables:
             nodes = self.scanner.background.layers[layer].nodes
             waits = self.scanner.options.against == "own"  # for the classes, which come after the values
-            self._tables[key] = self.scanner.tables(layer, slice(0, nodes), form, by_codes=waits)
+            self._tables[key] = self.scanner.tables(layer, slice(0, nodes), float_format, by_codes=waits)
         return self._tables[key]
 
     def _each_part(self, work: Any, shape: tuple[int, ...], itemsize: int) -> list[Any]:

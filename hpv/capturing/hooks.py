@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hpv.base.errors import DataError, HpvError, InputError
-from hpv.base.floats import BFLOAT16, FloatFormat, float_format
+from hpv.base.floats import BFLOAT16, FloatFormat, format_of
 from hpv.base.words import nearly_meant, quantity
 
 _LISTED = 40
@@ -61,7 +61,7 @@ class LayerOutput:
     layer: str
     rows: torch.Tensor
     """(samples, nodes); the modules that follow may change them in place."""
-    form: FloatFormat
+    float_format: FloatFormat
     shape: tuple[int, ...]
     """Of one sample's output before it was laid out."""
     reduction: Reduction
@@ -72,8 +72,8 @@ class Recorded:
     """One layer's activations in one batch."""
 
     block: np.ndarray
-    """(samples, nodes) in ``form.storage``, a copy."""
-    form: FloatFormat
+    """(samples, nodes) in ``float_format.storage``, a copy."""
+    float_format: FloatFormat
     shape: tuple[int, ...]
     """Of one sample's output before it was laid out."""
     reduction: Reduction
@@ -186,10 +186,12 @@ class Hooks:
     def _output(self, layer: str, tensor: torch.Tensor, reduction: Reduction) -> LayerOutput:
         if self.given[layer] > 1:
             raise InputError(f"layers: two outputs have the name {layer}; leave out the module whose output holds it.")
-        form = float_format(tensor.dtype, f"layer {layer}")
+        float_format = format_of(tensor.dtype, f"layer {layer}")
         if tensor.ndim == 0:
             raise InputError(f"layer {layer} gives one number for the whole batch, not one row per sample.")
-        return LayerOutput(layer, reduction.apply(tensor.detach(), layer), form, tuple(tensor.shape[1:]), reduction)
+        return LayerOutput(
+            layer, reduction.apply(tensor.detach(), layer), float_format, tuple(tensor.shape[1:]), reduction
+        )
 
 
 class Recorder(Hooks):
@@ -240,9 +242,10 @@ class Recorder(Hooks):
                     f"layer {name} has {quantity(now.block.shape[1], 'node')} in one batch and "
                     f"{then.block.shape[1]} in the first; give inputs of one size, or reduce='mean' or reduce='max'."
                 )
-            if now.form != then.form:
+            if now.float_format != then.float_format:
                 raise DataError(
-                    f"layer {name} is {now.form} in one batch and {then.form} in the first; run all under one autocast."
+                    f"layer {name} is {now.float_format} in one batch and {then.float_format} in the first; run all "
+                    "under one autocast."
                 )
         return self._same_samples(size, DataError)
 
@@ -254,8 +257,8 @@ class Recorder(Hooks):
 
     def _keep(self, given: LayerOutput) -> None:
         rows = given.rows.to("cpu", copy=True)  # now: the modules that follow may work in place
-        block = rows.view(torch.int16).numpy().view(np.uint16) if given.form is BFLOAT16 else rows.numpy()
-        self._kept[given.layer] = Recorded(block, given.form, given.shape, given.reduction)
+        block = rows.view(torch.int16).numpy().view(np.uint16) if given.float_format is BFLOAT16 else rows.numpy()
+        self._kept[given.layer] = Recorded(block, given.float_format, given.shape, given.reduction)
 
 
 def check_samples(layer: str, shape: tuple[int, ...], samples: int, error: type[HpvError]) -> None:

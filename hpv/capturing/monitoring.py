@@ -18,14 +18,14 @@ from hpv.base.floats import FloatFormat
 from hpv.base.machine import thread_count
 from hpv.base.words import as_tuple, nearly_meant, quantity
 from hpv.capturing.batches import Call, largest_classes, weights_hash
-from hpv.capturing.devices import Place, Tallies
+from hpv.capturing.devices import DeviceScanner, Tallies
 from hpv.capturing.hooks import Hooks, LayerOutput, check_samples, modules_of, uncompiled
 from hpv.histograms.ranges import check_tail
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import FORMS, STATISTICS, Kind
+from hpv.scanning.options import FORMS, STATISTICS, ScanKind
 from hpv.scanning.scanner import count_missing
 from hpv.scanning.scored import Scored, subset_nodes
-from hpv.scoring.matching import check_weights, groups_of, scan_options
+from hpv.scoring.matching import check_weights, references_of_labels, scan_options
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Monitor:
         modules = modules_of(model, self._names).values()
         self._hooks = Hooks(model, modules, reduce, self._take, wanted=self._names)
         self._handles: list[Any] = []
-        self._places: dict[torch.device, Place] = {}
+        self._places: dict[torch.device, DeviceScanner] = {}
         self._running: _Batch | None = None
         self._done: _Batch | None = None
 
@@ -143,25 +143,25 @@ class Monitor:
         if batch is None or batch.samples is None:
             raise InputError("there is no batch to score: the model has not run since the monitor watches, or the last "
                              "forward pass failed.")  # fmt: skip
-        group, tallies, missing = self._group(batch, labels), batch.tallies, batch.missing
+        reference, tallies, missing = self._group(batch, labels), batch.tallies, batch.missing
         if self.options.against == "own":
             tallies = {}
             for layer, codes in batch.codes.items():
                 place = self._places[codes.device]
                 own = _at(tallies, codes.device, place, batch.samples)
-                place.tally_codes(layer, codes, batch.forms[layer], group, own)
+                place.tally_codes(layer, codes, batch.forms[layer], reference, own)
                 missing += count_missing(codes)
         if missing:
             warn(f"{quantity(missing, 'NaN value')} in this batch; NaN has the range [0, 1] and is never significant.")
         kept = batch.codes if self._keep else {}
-        return BatchScores(self._places, kept, _on_host(list(tallies.values())), group, missing)
+        return BatchScores(self._places, kept, _on_host(list(tallies.values())), reference, missing)
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name}: {quantity(state.nodes, 'node')}" for name, state in self.background.layers.items())
         return f"<hpv.Monitor of {type(self._model).__name__}; {layers}>"
 
     def _group(self, batch: _Batch, labels: Any) -> np.ndarray:
-        """The group of every sample that its own class answers for."""
+        """Which counts answer for every sample, where its own class does."""
         assert batch.samples is not None
         if isinstance(labels, torch.Tensor):
             labels = labels.detach().cpu().numpy()
@@ -174,7 +174,7 @@ class Monitor:
                 raise InputError(f"against='own': labels: {batch.note}; give labels=, or make the monitor with "
                                  "against='lowest' or 'pooled'.")  # fmt: skip
             labels = batch.classes.cpu().numpy()
-        return groups_of(self.background, labels)
+        return references_of_labels(self.background, labels)
 
     # --- while the model runs ---
 
@@ -197,12 +197,12 @@ class Monitor:
                 "model inputs of the same size, and reduce= as for the capture of the background."
             )
         place = self._place(rows.device)
-        batch.forms[layer] = given.form
+        batch.forms[layer] = given.float_format
         if self.options.against == "own":
-            batch.codes[layer] = place.encode(layer, rows, given.form)
+            batch.codes[layer] = place.encode(layer, rows, given.float_format)
             return
         tallies = _at(batch.tallies, rows.device, place, batch.samples)
-        codes, missing = place.tally(layer, rows, given.form, tallies, bool(self._keep))
+        codes, missing = place.tally(layer, rows, given.float_format, tallies, bool(self._keep))
         batch.missing += missing
         if codes is not None:
             batch.codes[layer] = codes
@@ -225,9 +225,9 @@ class Monitor:
             batch.classes, batch.note = largest_classes(output, batch.samples)
         self._done = batch
 
-    def _place(self, device: torch.device) -> Place:
+    def _place(self, device: torch.device) -> DeviceScanner:
         if device not in self._places:
-            self._places[device] = Place(self.background, self.options, device, self._backend, self._threads)
+            self._places[device] = DeviceScanner(self.background, self.options, device, self._backend, self._threads)
         return self._places[device]
 
 
@@ -253,15 +253,15 @@ class BatchScores:
 
     def __init__(
         self,
-        places: Mapping[torch.device, Place],
+        places: Mapping[torch.device, DeviceScanner],
         codes: dict[str, torch.Tensor],
         tallies: dict[str, np.ndarray],
-        group: np.ndarray,
+        reference: np.ndarray,
         missing: int,
     ) -> None:
-        self._places, self._codes, self._tallies, self._group = places, codes, tallies, group
+        self._places, self._codes, self._tallies, self._group = places, codes, tallies, reference
         self._scanner = next(iter(places.values())).scanner
-        self._scored: dict[Kind, Scored] = {}
+        self._scored: dict[ScanKind, Scored] = {}
         self.missing = missing
         """NaN among the values; they have the range [0, 1] and are never significant."""
 
@@ -271,7 +271,7 @@ class BatchScores:
         return len(self._group)
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[ScanKind]:
         """Every (tail, form, statistic) that can be had."""
         return self._scanner.options.kinds
 
@@ -318,12 +318,12 @@ class BatchScores:
             raise IndexError(f"sample {i}: there are {self.samples}, from 0 on")
         i = range(self.samples)[i]
         label, alpha = scored.label[i : i + 1], float(scored.alpha[i])
-        group = int(background.group_of(label.astype(np.int64))[0]) if label[0] >= 0 else 0
+        reference = int(background.reference_of(label.astype(np.int64))[0]) if label[0] >= 0 else 0
         found = {}
         for layer in self.layers:
             codes, parts = self.codes(layer)[i].cpu().numpy(), []
-            for piece, closed in background.pieces(layer):
-                parts.append(piece.start + subset_nodes(closed, codes[piece], group, tail, alpha))
+            for piece, histograms in background.histograms_by_piece(layer):
+                parts.append(piece.start + subset_nodes(histograms, codes[piece], reference, tail, alpha))
             found[layer] = np.concatenate(parts)
         return found
 
@@ -341,7 +341,7 @@ def _names(background: BackgroundState, layers: Any) -> dict[str, str]:
     return names
 
 
-def _at(tallies: dict[torch.device, Tallies], device: torch.device, place: Place, samples: int) -> Tallies:
+def _at(tallies: dict[torch.device, Tallies], device: torch.device, place: DeviceScanner, samples: int) -> Tallies:
     """The tallies on a device, begun where there are none."""
     if device not in tallies:
         tallies[device] = place.empty_tallies(samples)

@@ -127,7 +127,8 @@ def capture(
             "model": _class_name(model),
             "weights": weights_hash(model),
             "layers": {
-                name: [item.block.shape[1], item.form.name, str(item.reduction)] for name, item in first.layers.items()
+                name: [item.block.shape[1], item.float_format.name, str(item.reduction)]
+                for name, item in first.layers.items()
             },
             "labels": first.note,
             "ids": ids is not None,
@@ -139,7 +140,7 @@ def capture(
             notes = {
                 name: {"shape": list(item.shape), "reduce": str(item.reduction)} for name, item in first.layers.items()
             }
-            forms = {name: (item.block.shape[1], item.form) for name, item in first.layers.items()}
+            forms = {name: (item.block.shape[1], item.float_format) for name, item in first.layers.items()}
             has_labels = first.labels is not None
             writer = ActivationWriter(
                 output, forms, labels=has_labels, ids=ids is not None, notes=notes, seconds=keeping.CHECKPOINT_SECONDS
@@ -295,7 +296,9 @@ def _append(writer: ActivationWriter, result: _Forward, names: list[str] | None,
 
 def _compare(writer: ActivationWriter, result: _Forward, position: int, known: int) -> None:
     for name, item in result.layers.items():
-        if known and not _alike(item.block[:known], writer.read(name, slice(position, position + known)), item.form):
+        if known and not _alike(
+            item.block[:known], writer.read(name, slice(position, position + known)), item.float_format
+        ):
             raise InputError(
                 f"layer {name}: samples {position} to {position + known - 1} differ from those that an earlier run "
                 f"stored, so the batches come in another order or are others; fix their order (no shuffling), or "
@@ -309,7 +312,7 @@ def _already(path: Path | str, first: _Forward, note: str) -> Captured:
     for entry in store.entries:
         count = min(first.samples, store.samples)
         now = first.layers[entry.name]
-        if not _alike(now.block[:count], store.layer(entry).read((slice(0, count),)), entry.form):
+        if not _alike(now.block[:count], store.layer(entry).read((slice(0, count),)), entry.float_format):
             raise OutputExistsError(
                 f"{path} holds the activations of other inputs: layer {entry.name} differs in the first batch. Use "
                 f"another path, or give overwrite=True."
@@ -317,21 +320,21 @@ def _already(path: Path | str, first: _Forward, note: str) -> Captured:
     return Captured(path, store.samples, _sizes(first), note, already_complete=True)
 
 
-def _alike(now: np.ndarray, then: np.ndarray, form: FloatFormat) -> bool:
-    new, old = _numbers(now, form), _numbers(then, form)
+def _alike(now: np.ndarray, then: np.ndarray, float_format: FloatFormat) -> bool:
+    new, old = _numbers(now, float_format), _numbers(then, float_format)
     scale = np.max(np.abs(old), where=np.isfinite(old), initial=0.0)
     return bool(np.allclose(new, old, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True))
 
 
-def _numbers(values: np.ndarray, form: FloatFormat) -> np.ndarray:
+def _numbers(values: np.ndarray, float_format: FloatFormat) -> np.ndarray:
     """As float64, bfloat16 too."""
-    if form is BFLOAT16:
+    if float_format is BFLOAT16:
         return (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return values.astype(np.float64)
 
 
 def _sizes(first: _Forward) -> dict[str, tuple[int, str]]:
-    return {name: (item.block.shape[1], item.form.name) for name, item in first.layers.items()}
+    return {name: (item.block.shape[1], item.float_format.name) for name, item in first.layers.items()}
 
 
 def _class_name(model: torch.nn.Module) -> str:

@@ -32,12 +32,16 @@ MOST_CLASSES = 12
 
 def background_facts(background: Background) -> dict[str, Any]:
     """What is known of a background without looking at its edges."""
-    small = [] if background.classes is None else sorted(set(range(len(background.classes))) - set(background.groups))
+    small = (
+        []
+        if background.classes is None
+        else sorted(set(range(len(background.classes))) - set(background.large_classes))
+    )
     layers = [
         {
             "name": name,
             "nodes": state.nodes,
-            "dtype": state.form.name,
+            "dtype": state.float_format.name,
             "nan": int(state.missing.sum()),
             "nodes_without_values": int(np.count_nonzero(state.missing.sum(axis=0) == background.samples.sum())),
             "bytes_per_node": round(_state_bytes(state) / state.nodes, 1),
@@ -97,7 +101,7 @@ def modal_counts(background: Background) -> dict[str, Any]:
         for start in range(0, state.nodes, step):
             part = replace(background, layers={name: state.part(slice(start, start + step))})
             modal += int(np.count_nonzero(part.modal(name).any(axis=1)))
-            used = np.count_nonzero(part.closed(name).edges != state.form.unused, axis=1)
+            used = np.count_nonzero(part.histograms(name).edges != state.float_format.no_edge, axis=1)
             edges = max(edges, int(used.max(initial=0)))
         layer |= {"modal_nodes": modal, "most_edges": edges}
     return {"layers": layers}
@@ -152,8 +156,8 @@ def activation_facts(source: Activations) -> dict[str, Any]:
         {
             "name": name,
             "nodes": layer.shape[1],
-            "dtype": layer.form.name,
-            "bytes": layer.shape[0] * layer.shape[1] * layer.form.storage.itemsize,
+            "dtype": layer.float_format.name,
+            "bytes": layer.shape[0] * layer.shape[1] * layer.float_format.storage.itemsize,
             "chunks": layer.chunks,
             "missing_chunks": layer.missing_chunks,
             **{key: value for key, value in notes.get(name, {}).items() if key in ("shape", "reduce")},

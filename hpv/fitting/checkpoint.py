@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from hpv.base.floats import FORMATS, to_keys
-from hpv.fitting.counting import LayerTotals, Place
+from hpv.fitting.counting import LayerTotals, Position
 from hpv.fitting.stored import unused_for_nan, write_arrays
 from hpv.histograms.edges import LayerEdges, stack
 from hpv.places.names import escape
@@ -22,23 +22,23 @@ class FitCheckpoint:
         self.output = output
         self.saved = time.monotonic()
         self.waiting_edges: dict[str, list[tuple[int, LayerEdges]]] = {}
-        self.waiting_states: dict[str, tuple[str, Place, LayerTotals]] = {}
+        self.waiting_states: dict[str, tuple[str, Position, LayerTotals]] = {}
 
     def edges(self, layer: str) -> LayerEdges | None:
         """See `hpv.fitting.Checkpoint`."""
         kept = self.output.progress.get("edges", {}).get(layer)
         if kept is None:
             return None
-        form = FORMATS[kept["form"]]
-        parts = [to_keys(self.output.take(_edges_from(layer, first)), form) for first in kept["parts"]]
-        return LayerEdges(unused_for_nan(stack(parts, form), form), form)
+        float_format = FORMATS[kept["form"]]
+        parts = [to_keys(self.output.take(_edges_from(layer, first)), float_format) for first in kept["parts"]]
+        return LayerEdges(unused_for_nan(stack(parts, float_format), float_format), float_format)
 
     def keep_edges(self, layer: str, first: int, edges: LayerEdges) -> None:
         """See `hpv.fitting.Checkpoint`."""
         self.waiting_edges.setdefault(layer, []).append((first, edges))
         self._save_in_time()
 
-    def state(self, layer: str, walk: str) -> tuple[Place, LayerTotals] | None:
+    def state(self, layer: str, walk: str) -> tuple[Position, LayerTotals] | None:
         """See `hpv.fitting.Checkpoint`."""
         kept = self.output.progress.get("states", {}).get(layer)
         if kept is None or kept["walk"] != walk:
@@ -47,7 +47,7 @@ class FitCheckpoint:
         totals = LayerTotals(*(self.output.take(f"{folder}/{name}") for name in LayerTotals._fields))
         return (kept["tile"], kept["samples"]), totals
 
-    def keep_state(self, layer: str, walk: str, done: Place, totals: LayerTotals) -> None:
+    def keep_state(self, layer: str, walk: str, done: Position, totals: LayerTotals) -> None:
         """See `hpv.fitting.Checkpoint`."""
         self.waiting_states[layer] = (walk, done, totals)
         self._save_in_time()
@@ -72,13 +72,13 @@ class FitCheckpoint:
 
     def _write_edges(self, layer: str, found: list[tuple[int, LayerEdges]], parts: list[int]) -> dict[str, Any]:
         """Put the edges of further nodes beside those of the ``parts`` that are kept; what is to be noted of them."""
-        first, form = found[0][0], found[0][1].form
-        edges = LayerEdges(stack([edges.keys for _, edges in found], form), form)
+        first, float_format = found[0][0], found[0][1].float_format
+        edges = LayerEdges(stack([edges.keys for _, edges in found], float_format), float_format)
         name = _edges_from(layer, first)
         self.output.discard(name)  # of a run that was killed before it noted them
         write_arrays(self.output, {name: edges.values})
         parts = [part for part in parts if part < first]  # a save that is interrupted is done again
-        return {"form": form.name, "parts": [*parts, first], "nodes": first + len(edges.keys)}
+        return {"form": float_format.name, "parts": [*parts, first], "nodes": first + len(edges.keys)}
 
 
 def _edges_from(layer: str, first: int) -> str:

@@ -24,7 +24,7 @@ from hpv.walking.plan import Plan
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitJob:
     """A fit that is ready to run; nothing has been read."""
 
     source: Activations
@@ -32,12 +32,12 @@ class Fit:
     given: Mapping[str, LayerEdges] | None
     """Edges to count at; ``None``: they are proposed."""
     classes: np.ndarray | None
-    group: np.ndarray
+    class_index: np.ndarray
     """Class index of every sample."""
     min_class_size: int
     plan: Plan
     backend: Backend
-    asked: str
+    backend_name: str
     """Name of the backend, which workers of a cluster look for at their own place."""
 
 
@@ -55,14 +55,14 @@ def prepare_fit(
     memory: int | str | None = None,
     threads: int | None = None,
     backend: str = "auto",
-) -> Fit:
+) -> FitJob:
     """Check every argument of `fit` and plan it."""
     rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
     whole = isinstance(min_class_size, int | np.integer) and not isinstance(min_class_size, bool)
     if not whole or min_class_size < 1:
         raise InputError(f"min_class_size={min_class_size!r}: give a whole number from 1 on.")
     source = open_activations(activations)
-    classes, group = _classes(source, by_class or labels is not None, labels)
+    classes, class_index = _classes(source, by_class or labels is not None, labels)
     given = None if edges is None else _given_edges(source, edges)
     widest = None if given is None else max(layer.keys.shape[1] for layer in given.values()) + 2
     chosen = backend_for(backend, source)
@@ -71,7 +71,7 @@ def prepare_fit(
         memory=memory, threads=threads, edges=widest, room=chosen.room(),
     )  # fmt: skip
     placed: Rule | None = rule if given is None else getattr(edges, "rule", None)
-    return Fit(source, placed, given, classes, group, int(min_class_size), plan, chosen, backend)
+    return FitJob(source, placed, given, classes, class_index, int(min_class_size), plan, chosen, backend)
 
 
 def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarray | None, np.ndarray]:
@@ -81,8 +81,8 @@ def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarr
         labels = source.labels
     if labels is None:
         raise InputError("by_class: the activations carry no labels; give labels=, one integer per sample.")
-    classes, group = np.unique(check_labels(labels, source.samples), return_inverse=True)
-    return classes, group.astype(np.int64)
+    classes, class_index = np.unique(check_labels(labels, source.samples), return_inverse=True)
+    return classes, class_index.astype(np.int64)
 
 
 def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
@@ -105,7 +105,7 @@ def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
     for name, layer in source.layers.items():
         value = edges[name]
         if not isinstance(value, LayerEdges):
-            value = LayerEdges(check_edges(value, layer.form, layer.shape[1], name), layer.form)
+            value = LayerEdges(check_edges(value, layer.float_format, layer.shape[1], name), layer.float_format)
         if len(value.keys) != layer.shape[1]:
             raise InputError(
                 f"edges of layer {name}: for {quantity(len(value.keys), 'node')}, but it has {layer.shape[1]:,}."
@@ -114,28 +114,26 @@ def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
     return given
 
 
-def class_sizes(ready: Fit) -> np.ndarray:
+def class_sizes(job: FitJob) -> np.ndarray:
     """Samples of every class (c,)."""
-    return np.bincount(ready.group, minlength=1 if ready.classes is None else len(ready.classes)).astype(np.int64)
+    return np.bincount(job.class_index, minlength=1 if job.classes is None else len(job.classes)).astype(np.int64)
 
 
-def finish_fit(ready: Fit, layers: Mapping[str, LayerState]) -> BackgroundState:
+def finish_fit(job: FitJob, layers: Mapping[str, LayerState]) -> BackgroundState:
     """The background of the states of all layers."""
-    known = ready.source.attributes
+    known = job.source.attributes
     attributes: dict[str, Any] = {key: known[key] for key in ("model", "weights") if key in known}
-    return BackgroundState(
-        dict(layers), class_sizes(ready), ready.classes, ready.rule, ready.min_class_size, attributes
-    )
+    return BackgroundState(dict(layers), class_sizes(job), job.classes, job.rule, job.min_class_size, attributes)
 
 
-def fit_request(ready: Fit) -> dict[str, Any]:
+def fit_request(job: FitJob) -> dict[str, Any]:
     """What a fit is asked for; two requests that are equal give equal backgrounds."""
-    request: dict[str, Any] = {"command": "fit", "activations": ready.source.identity}
-    if ready.given is None:
-        assert ready.rule is not None
-        request |= ready.rule.as_json()
+    request: dict[str, Any] = {"command": "fit", "activations": job.source.identity}
+    if job.given is None:
+        assert job.rule is not None
+        request |= job.rule.as_json()
     else:
-        request["edges"] = digest(*(edges.keys for edges in ready.given.values()))
-    if ready.classes is not None:
-        request |= {"labels": digest(ready.classes, ready.group), "min_class_size": ready.min_class_size}
+        request["edges"] = digest(*(edges.keys for edges in job.given.values()))
+    if job.classes is not None:
+        request |= {"labels": digest(job.classes, job.class_index), "min_class_size": job.min_class_size}
     return request

@@ -11,8 +11,8 @@ from pathlib import Path
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import InputError, warn
 from hpv.fitting.stored import load_background, open_background, write_arrays, write_background
-from hpv.histograms.merging import add, refuse_others
-from hpv.histograms.state import STATE_ARRAYS, BackgroundState, CountedAt, LayerState
+from hpv.histograms.merging import add, check_mergeable
+from hpv.histograms.state import STATE_ARRAYS, BackgroundState, LayerState, MergeKey
 from hpv.places.names import escape
 from hpv.store.exchanging import SCRATCH
 from hpv.store.headers import BACKGROUND
@@ -34,7 +34,7 @@ def merge_to_store(
     if absolute_path(out) in places:
         raise InputError(f"merge: {out} is one of the parts; write the result to another path.")
     stores = [open_store(path, BACKGROUND) for path in paths]
-    refuse_others({store.path: counted_at(store) for store in stores})
+    check_mergeable({store.path: merge_key(store) for store in stores})
     # Whatever order they are given in, they are added in the same one, so that a run that was killed can be continued.
     stores.sort(key=_fingerprint)
     for one, other in pairwise(stores):
@@ -65,12 +65,12 @@ def add_stores(output: Output, stores: Sequence[Store], progress: Progress) -> B
     return total
 
 
-def counted_at(store: Store) -> CountedAt:
+def merge_key(store: Store) -> MergeKey:
     """What the counts of a background mean, from what is noted beside them."""
     layers = {
         entry["name"]: (entry["nodes"], entry["float_format"], entry["edges"]) for entry in store.attributes["layers"]
     }
-    return CountedAt(layers, "classes" in store, int(store.attributes["min_class_size"]))
+    return MergeKey(layers, "classes" in store, int(store.attributes["min_class_size"]))
 
 
 def _fingerprint(store: Store) -> str:
@@ -96,7 +96,7 @@ class SumCheckpoint:
 
         def state(layer: str, ours: LayerState) -> LayerState:
             arrays = (self.output.take(_sum_in(kept["place"], layer, name)) for name in STATE_ARRAYS[1:])
-            return LayerState(ours.form, ours.edges, *arrays)
+            return LayerState(ours.float_format, ours.edges, *arrays)
 
         layers = {name: state(name, ours) for name, ours in first.layers.items()}
         samples = self.output.take(f"{SCRATCH}/{kept['place']}/samples")

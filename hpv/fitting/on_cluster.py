@@ -11,7 +11,7 @@ import numpy as np
 from hpv.activations.layers import Activations, Layer
 from hpv.base.errors import DataError
 from hpv.fitting.counting import Checkpoint, LayerTotals, empty_totals, finish_layer, fit_by_threads
-from hpv.fitting.job import Fit, class_sizes, finish_fit
+from hpv.fitting.job import FitJob, class_sizes, finish_fit
 from hpv.fitting.plan import plan_fit
 from hpv.fitting.proposing import propose_tile
 from hpv.histograms.edges import LayerEdges, Rule, stack
@@ -27,32 +27,32 @@ FAN_IN = 8
 """States that are added up in one task."""
 
 
-def fit_on_cluster(client: Client, ready: Fit, progress: Progress, checkpoint: Checkpoint | None) -> BackgroundState:
+def fit_on_cluster(client: Client, job: FitJob, progress: Progress, checkpoint: Checkpoint | None) -> BackgroundState:
     """`hpv.fitting.run_fit` by the workers of a cluster."""
-    cluster = Cluster(client, ready.source, ready.plan.memory, ready.asked, progress)
-    edges = _propose(cluster, ready, progress, checkpoint)
+    cluster = Cluster(client, job.source, job.plan.memory, job.backend_name, progress)
+    edges = _propose(cluster, job, progress, checkpoint)
     layers = {}
-    for plan, layer in zip(ready.plan.layers, ready.source.layers.values(), strict=True):
+    for plan, layer in zip(job.plan.layers, job.source.layers.values(), strict=True):
         progress.start(f"fit {layer.name}", plan.samples * plan.nodes * plan.itemsize)
-        layers[layer.name] = _count(cluster, layer, edges[layer.name], ready, progress, checkpoint)
-    return finish_fit(ready, layers)
+        layers[layer.name] = _count(cluster, layer, edges[layer.name], job, progress, checkpoint)
+    return finish_fit(job, layers)
 
 
 def _propose(
-    cluster: Cluster, ready: Fit, progress: Progress, checkpoint: Checkpoint | None
+    cluster: Cluster, job: FitJob, progress: Progress, checkpoint: Checkpoint | None
 ) -> Mapping[str, LayerEdges]:
     """The given edges, those that an earlier run kept, or new ones: a task for each tile of each layer's nodes."""
-    if ready.given is not None:
-        return ready.given
-    rule, edges = ready.rule, {}
+    if job.given is not None:
+        return job.given
+    rule, edges = job.rule, {}
     assert rule is not None
     with cluster.work() as work:
         sent: list[tuple[Layer, LayerPlan, list[np.ndarray], list[tuple[slice, Future]]]] = []
-        for layer in ready.source.layers.values():
+        for layer in job.source.layers.values():
             known = checkpoint.edges(layer.name) if checkpoint is not None else None
             parts = [] if known is None else [known.keys]
             done = sum(map(len, parts))
-            (plan,) = plan_fit(bare(ready.source, layer), rule, memory=cluster.memory, threads=1).layers
+            (plan,) = plan_fit(bare(job.source, layer), rule, memory=cluster.memory, threads=1).layers
             tiles = [slice(max(tile.start, done), tile.stop) for tile in plan.pilot_tiles if tile.stop > done]
             name = f"edges of {layer.name}"
             futures = [(tile, work.submit(name, _ProposeTask(layer, plan, rule, tile))) for tile in tiles]
@@ -66,8 +66,8 @@ def _propose(
                     parts.append(work.result(future))
                     progress.advance((tile.stop - tile.start) * node)
                 if checkpoint is not None:
-                    checkpoint.keep_edges(layer.name, tile.start, LayerEdges(parts[-1], layer.form))
-            edges[layer.name] = LayerEdges(stack(parts, layer.form), layer.form)
+                    checkpoint.keep_edges(layer.name, tile.start, LayerEdges(parts[-1], layer.float_format))
+            edges[layer.name] = LayerEdges(stack(parts, layer.float_format), layer.float_format)
     return edges
 
 
@@ -85,21 +85,21 @@ class _ProposeTask:
 
 
 def _count(
-    cluster: Cluster, layer: Layer, edges: LayerEdges, ready: Fit, progress: Progress, checkpoint: Checkpoint | None
+    cluster: Cluster, layer: Layer, edges: LayerEdges, job: FitJob, progress: Progress, checkpoint: Checkpoint | None
 ) -> LayerState:
     """Exact survivors of every class at the edges."""
-    sizes, source = class_sizes(ready), bare(ready.source, layer)
+    sizes, source = class_sizes(job), bare(job.source, layer)
     walk = f"1 tiles of {layer.shape[1]}"  # that of one process with room for all nodes, which may go on here
     kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
     (_, done), totals = kept or ((0, 0), empty_totals(len(sizes), edges, int(sizes.sum())))
-    row = layer.shape[1] * layer.form.key.itemsize
+    row = layer.shape[1] * layer.float_format.key.itemsize
     progress.skip(done * row)
     with cluster.work() as work:
         held = work.hold(edges)
 
         def send(rows: slice) -> Future:
-            group = None if ready.classes is None else ready.group[rows]
-            what = _CountTask(source.part(rows), ready.classes, group, cluster.memory, ready.asked)
+            class_index = None if job.classes is None else job.class_index[rows]
+            what = _CountTask(source.part(rows), job.classes, class_index, cluster.memory, job.backend_name)
             return work.submit(f"count {layer.name}", what, held)
 
         def add_up(sent: Sequence[Future]) -> Sequence[Future]:
@@ -125,7 +125,7 @@ class _CountTask:
 
     source: Activations
     classes: np.ndarray | None
-    group: np.ndarray | None
+    class_index: np.ndarray | None
     memory: int
     backend: str
 
@@ -136,9 +136,9 @@ class _CountTask:
             self.source, None, classes=classes, memory=self.memory, threads=1, edges=widest, room=backend.room()
         )
         (name,) = self.source.layers
-        group = np.zeros(self.source.samples, np.int64) if self.group is None else self.group
-        ready = Fit(self.source, None, {name: edges}, self.classes, group, 1, plan, backend, self.backend)
-        found = fit_by_threads(ready, Quiet())
+        class_index = np.zeros(self.source.samples, np.int64) if self.class_index is None else self.class_index
+        job = FitJob(self.source, None, {name: edges}, self.classes, class_index, 1, plan, backend, self.backend)
+        found = fit_by_threads(job, Quiet())
         return found.samples, found.layers[name]
 
 

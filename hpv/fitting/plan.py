@@ -6,9 +6,9 @@ from hpv.activations.layers import Activations, Layer
 from hpv.backends.protocol import OWN_MEMORY, Room
 from hpv.base.machine import bytes_of, thread_count
 from hpv.histograms.edges import Rule, pilot_runs
-from hpv.walking.layer_plan import walk
+from hpv.walking.layer_plan import plan_layer
 from hpv.walking.plan import Plan, reserve, staged_bytes, usable_bytes, warn_of_layouts, within_room
-from hpv.walking.tiling import Walk
+from hpv.walking.tiling import Needs
 
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""
@@ -36,14 +36,17 @@ def plan_fit(
     usable = within_room(usable_bytes(budget, state, "the state of all layers", staged), room)
     layers, peak = [], 0
     for layer in source.layers.values():
-        itemsize = layer.form.key.itemsize
+        itemsize = layer.float_format.key.itemsize
         pilot = tuple(pilot_runs(layer.shape[0], rule.pilot)) if rule is not None else ()
         pilot_samples = sum(run.stop - run.start for run in pilot)
         # Per node: the pilot keys, up to a power of two, and room for 252 edges; or packed edges and, in every thread,
         # counters.
         proposing = ((1 << max(pilot_samples - 1, 0).bit_length()) + 2 * 254) * itemsize
         counting = (count + 1) * (itemsize + workers * classes * (2 * itemsize + 8))
-        found = walk(layer, Walk(counting, workers, usable, pilot, proposing if pilot else 0, places=room.places))
+        found = plan_layer(
+            layer,
+            Needs(counting, workers, usable, pilot, proposing if pilot else 0, blocks_under_way=room.blocks_under_way),
+        )
         layers.append(found.plan)
         peak = max(peak, found.need)
     warn_of_layouts(source.layers.values(), layers)
@@ -53,4 +56,4 @@ def plan_fit(
 
 def _state_bytes(layer: Layer, edges: int, classes: int) -> int:
     count = 4 if layer.shape[0] < 2**31 else 8
-    return layer.shape[1] * (edges * (layer.form.key.itemsize + classes * count) + 16)
+    return layer.shape[1] * (edges * (layer.float_format.key.itemsize + classes * count) + 16)

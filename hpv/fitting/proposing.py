@@ -59,8 +59,8 @@ def propose_layer(
             if first < tile.stop:
                 parts.append(pilot.propose(slice(first, tile.stop), threads))
                 if keep is not None:
-                    keep(first, LayerEdges(parts[-1], layer.form))
-    return LayerEdges(stack(parts, layer.form), layer.form)
+                    keep(first, LayerEdges(parts[-1], layer.float_format))
+    return LayerEdges(stack(parts, layer.float_format), layer.float_format)
 
 
 def propose_tile(layer: Layer, plan: LayerPlan, rule: Rule, tile: slice) -> np.ndarray:
@@ -85,15 +85,15 @@ class _Pilot:
     @property
     def cached_nodes(self) -> int:
         """Nodes whose values in the pilot stay in the caches until they are ordered."""
-        width: int = CACHED_PILOT // (self.samples * self.layer.form.key.itemsize) // 64 * 64
+        width: int = CACHED_PILOT // (self.samples * self.layer.float_format.key.itemsize) // 64 * 64
         return max(64, width)
 
     def propose(self, tile: slice, threads: int = 1) -> np.ndarray:
         """Inner edge keys (nodes, edges) of a tile: all its pilot is read, then ordered block by block."""
-        form = self.layer.form
-        shape = pilot_shape(tile.stop - tile.start, self.samples, form)
-        packed = self.buffers.get("pilot", shape, form.key)
-        packed[:, self.samples :] = form.missing
+        float_format = self.layer.float_format
+        shape = pilot_shape(tile.stop - tile.start, self.samples, float_format)
+        packed = self.buffers.get("pilot", shape, float_format.key)
+        packed[:, self.samples :] = float_format.nan_key
         read, place = partial(self._read, tile, packed), partial(self._place, tile, packed)
         numbers, blocks = slice(0, len(self.pieces)), slice(0, len(packed))
         if threads == 1:
@@ -105,7 +105,7 @@ class _Pilot:
             run_in_threads(lambda _: [read(number) for number in queue], range(threads), threads)
             found = run_in_threads(place, split(blocks, threads, 1), threads)
             parts = [part for several in found for part in several]
-        return stack(parts, form)
+        return stack(parts, float_format)
 
     def _read(self, tile: slice, packed: np.ndarray, numbers: slice) -> None:
         pieces = self.pieces[numbers]
@@ -119,9 +119,9 @@ class _Pilot:
             self._pack(block, np.arange(len(block.bits)), tile, packed, int(start))
 
     def _pack(self, block: Block, rows: np.ndarray, tile: slice, packed: np.ndarray, at: int) -> None:
-        nodes, form = tile.stop - tile.start, self.layer.form
-        pack_pilot(block.bits, rows, block.first, nodes, form, packed, at)
-        self.progress.advance(len(rows) * nodes * form.key.itemsize)
+        nodes, float_format = tile.stop - tile.start, self.layer.float_format
+        pack_pilot(block.bits, rows, block.first, nodes, float_format, packed, at)
+        self.progress.advance(len(rows) * nodes * float_format.key.itemsize)
 
     def _place(self, tile: slice, packed: np.ndarray, blocks: slice) -> list[np.ndarray]:
         nodes, lanes = tile.stop - tile.start, packed.shape[2]
@@ -129,5 +129,5 @@ class _Pilot:
         for some in in_steps(blocks, max(1, CACHED_PILOT // packed[0].nbytes)):
             count = min(nodes, some.stop * lanes) - some.start * lanes
             covers_all = self.samples == self.layer.shape[0]
-            parts.append(propose(packed[some], count, self.layer.form, self.rule, covers_all))
+            parts.append(propose(packed[some], count, self.layer.float_format, self.rule, covers_all))
         return parts

@@ -50,14 +50,14 @@ def load_background(store: Store) -> BackgroundState:
 
 
 def _read_state(store: Store, entry: Mapping[str, Any], classes: int) -> LayerState:
-    form = FORMATS.get(entry["float_format"])
-    if form is None:
+    float_format = FORMATS.get(entry["float_format"])
+    if float_format is None:
         raise StoreError(f"{store.path}: layer {entry['name']} has the float format {entry['float_format']}, which "
                          "this version of hpv does not know; read it with the version that wrote it.")  # fmt: skip
     names = [field.name for field in fields(LayerState)[1:]]
     arrays = {name: store.array(f"layers/{escape(entry['name'])}/{name}").read() for name in names}
     for name in KEYS:
-        arrays[name] = to_keys(arrays[name], form)
+        arrays[name] = to_keys(arrays[name], float_format)
     nodes, edges = entry["nodes"], arrays["edges"].shape[1]
     shapes = {"edges": (nodes, edges), "survivors": (classes, nodes, edges), "missing": (classes, nodes),
               "lowest": (nodes,), "highest": (nodes,)}  # fmt: skip
@@ -66,13 +66,13 @@ def _read_state(store: Store, entry: Mapping[str, Any], classes: int) -> LayerSt
             raise DataError(f"{store.path}: {name} of layer {entry['name']} has the shape {arrays[name].shape}, not "
                             f"{shape}; fit it again, or restore a copy.")  # fmt: skip
     for name in ("edges", "lowest"):
-        arrays[name] = unused_for_nan(arrays[name], form)
-    return LayerState(form, **arrays)
+        arrays[name] = unused_for_nan(arrays[name], float_format)
+    return LayerState(float_format, **arrays)
 
 
-def unused_for_nan(keys: np.ndarray, form: FloatFormat) -> np.ndarray:
+def unused_for_nan(keys: np.ndarray, float_format: FloatFormat) -> np.ndarray:
     """Stored NaN stand for edges that are not there, and for the minimum of nothing."""
-    return np.where(keys == form.missing, form.key.type(form.unused), keys)
+    return np.where(keys == float_format.nan_key, float_format.key.type(float_format.no_edge), keys)
 
 
 def _int64(store: Store, name: str) -> np.ndarray:
@@ -100,13 +100,15 @@ def write_background(output: Output, background: BackgroundState) -> None:
     for name, state in background.layers.items():
         for array in (field.name for field in fields(LayerState)[1:]):
             values = getattr(state, array)
-            arrays[f"layers/{escape(name)}/{array}"] = from_keys(values, state.form) if array in KEYS else values
+            arrays[f"layers/{escape(name)}/{array}"] = (
+                from_keys(values, state.float_format) if array in KEYS else values
+            )
     write_arrays(output, arrays)
     output.finish(
         {
             "layers": [
-                {"name": name, "nodes": nodes, "float_format": form, "edges": edges}
-                for name, (nodes, form, edges) in background.counted_at.layers.items()
+                {"name": name, "nodes": nodes, "float_format": float_format, "edges": edges}
+                for name, (nodes, float_format, edges) in background.merge_key.layers.items()
             ],
             "rule": None if background.rule is None else background.rule.as_json(),
             "min_class_size": background.min_class_size,

@@ -71,12 +71,12 @@ class LayerEdges:
 
     keys: np.ndarray
     """Ascending keys (nodes, edges), filled up with the format's ``unused``."""
-    form: FloatFormat
+    float_format: FloatFormat
 
     @property
     def values(self) -> np.ndarray:
         """The edges (nodes, edges) in the format's storage, filled up with NaN."""
-        return from_keys(self.keys, self.form)
+        return from_keys(self.keys, self.float_format)
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,15 @@ def pilot_runs(samples: int, pilot: int | Literal["auto"] | None) -> list[slice]
     return [slice(start, start + RUN) for start in starts]
 
 
-def trim(edges: np.ndarray, form: FloatFormat) -> np.ndarray:
+def trim(edges: np.ndarray, float_format: FloatFormat) -> np.ndarray:
     """The same edges without the columns that no node uses."""
-    used = int(np.count_nonzero(edges != form.unused, axis=1).max(initial=0))
+    used = int(np.count_nonzero(edges != float_format.no_edge, axis=1).max(initial=0))
     return np.ascontiguousarray(edges[:, :used])
 
 
-def stack(parts: Sequence[np.ndarray], form: FloatFormat) -> np.ndarray:
+def stack(parts: Sequence[np.ndarray], float_format: FloatFormat) -> np.ndarray:
     """Inner edge keys (nodes, edges) of all parts, filled up to the most edges that any of them has."""
-    keys = np.full((sum(map(len, parts)), max(part.shape[1] for part in parts)), form.unused, form.key)
+    keys = np.full((sum(map(len, parts)), max(part.shape[1] for part in parts)), float_format.no_edge, float_format.key)
     at = 0
     for part in parts:
         keys[at : at + len(part), : part.shape[1]] = part
@@ -139,7 +139,7 @@ def stack(parts: Sequence[np.ndarray], form: FloatFormat) -> np.ndarray:
     return keys
 
 
-def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.ndarray:
+def check_edges(values: Any, float_format: FloatFormat, nodes: int, layer: str) -> np.ndarray:
     """Keys of edges that a caller gave as numbers: one list for all nodes, or one list or row per node (NaN = none).
 
     An edge between two numbers of the format moves up to the next one, which changes no comparison.
@@ -151,12 +151,12 @@ def check_edges(values: Any, form: FloatFormat, nodes: int, layer: str) -> np.nd
         raise InputError(
             f"edges of layer {layer}: shape {given.shape}; give one list for all, or one for each of {nodes} nodes."
         )
-    keys = convert_keys(to_keys(given, source), source, form)
-    keys = np.where(keys == form.missing, form.key.type(form.unused), keys)
+    keys = convert_keys(to_keys(given, source), source, float_format)
+    keys = np.where(keys == float_format.nan_key, float_format.key.type(float_format.no_edge), keys)
     keys.sort(axis=1)
-    keys[:, 1:][keys[:, 1:] == keys[:, :-1]] = form.unused
+    keys[:, 1:][keys[:, 1:] == keys[:, :-1]] = float_format.no_edge
     keys.sort(axis=1)
-    keys = trim(keys, form)
+    keys = trim(keys, float_format)
     if keys.shape[1] > MOST_INNER_EDGES:
         raise InputError(f"edges of layer {layer}: {keys.shape[1]} per node; give at most {MOST_INNER_EDGES}.")
     return keys
@@ -177,5 +177,5 @@ def _numbers(values: Any, layer: str) -> tuple[np.ndarray, FloatFormat]:
     if array.dtype.kind not in "fiu":
         raise InputError(f"edges of layer {layer}: dtype {array.dtype}; give numbers.")
     # Floats of the formats stay as they are: a conversion by the processor may lose subnormals.
-    form = FORMATS.get(array.dtype.name, FLOAT64)
-    return array.astype(form.storage, copy=False), form
+    float_format = FORMATS.get(array.dtype.name, FLOAT64)
+    return array.astype(float_format.storage, copy=False), float_format

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpv.base.errors import InputError, warn
 from hpv.base.words import quantity
-from hpv.histograms.state import STATE_ARRAYS, BackgroundState, CountedAt, LayerState, count_dtype
+from hpv.histograms.state import STATE_ARRAYS, BackgroundState, LayerState, MergeKey, count_dtype
 
 
 def add(parts: Sequence[BackgroundState]) -> BackgroundState:
@@ -36,7 +36,7 @@ def add(parts: Sequence[BackgroundState]) -> BackgroundState:
     return replace(parts[0], layers=layers, samples=samples, classes=classes, rule=rule, path=None)
 
 
-def refuse_others(parts: Mapping[str, CountedAt]) -> None:
+def check_mergeable(parts: Mapping[str, MergeKey]) -> None:
     """Refuse to add, under their names, backgrounds whose counts mean something else than those of the first one."""
     (one, first), *others = parts.items()
     for other, part in others:
@@ -93,4 +93,4 @@ def _merge_states(states: list[LayerState], places: list[Any], classes: int, sam
         missing[place] += state.missing.astype(dtype, copy=False)
     lowest = functools.reduce(np.minimum, [state.lowest for state in states])
     highest = functools.reduce(np.maximum, [state.highest for state in states])
-    return LayerState(states[0].form, states[0].edges, survivors, missing, lowest, highest)
+    return LayerState(states[0].float_format, states[0].edges, survivors, missing, lowest, highest)

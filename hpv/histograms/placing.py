@@ -16,24 +16,24 @@ _TINY, _CLOSE = (1023 - 900) << 52, (1023 - 960) << 52
 """Float64 keys of 2^-900 and 2^-960: below them differences may be subnormal."""
 
 
-def pilot_shape(nodes: int, samples: int, form: FloatFormat) -> tuple[int, int, int]:
+def pilot_shape(nodes: int, samples: int, float_format: FloatFormat) -> tuple[int, int, int]:
     """Shape (blocks, samples, lanes) of the memory that the pilot keys of some nodes are packed into."""
     from hpv.kernels.cpu.sorting import room_for
 
-    return room_for(nodes, samples, form.key)
+    return room_for(nodes, samples, float_format.key)
 
 
 def pack_pilot(
-    bits: np.ndarray, rows: np.ndarray, first: int, nodes: int, form: FloatFormat, packed: np.ndarray, at: int
+    bits: np.ndarray, rows: np.ndarray, first: int, nodes: int, float_format: FloatFormat, packed: np.ndarray, at: int
 ) -> None:
     """Keys of rows of a block (samples, columns), from column ``first`` on, go into ``packed`` at sample ``at``."""
     from hpv.kernels.cpu.sorting import pack_keys
     from hpv.kernels.cpu.stacks import ROWS, padded_rows
 
-    pack_keys(bits, padded_rows(rows, ROWS), first, nodes, form.infinity, packed, at)
+    pack_keys(bits, padded_rows(rows, ROWS), first, nodes, float_format.infinity, packed, at)
 
 
-def propose(packed: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
+def propose(packed: np.ndarray, nodes: int, float_format: FloatFormat, rule: Rule, covers_all: bool) -> np.ndarray:
     """Inner edge keys (nodes, edges) from pilot keys in blocks of lanes (b, samples, l), which it sorts in place."""
     from hpv.kernels.cpu import placing
 
@@ -41,18 +41,18 @@ def propose(packed: np.ndarray, nodes: int, form: FloatFormat, rule: Rule, cover
     room = int(1 / fraction) + 1
     starts, stops = np.zeros((nodes, room), np.int64), np.zeros((nodes, room), np.int64)
     counted, found = np.zeros(nodes, np.int64), np.zeros(nodes, np.int64)
-    placing.order(packed, form.missing, fraction.numerator, fraction.denominator, counted, starts, stops, found)
-    edges = np.full((nodes, rule.most_edges), form.unused, form.key)
+    placing.order(packed, float_format.nan_key, fraction.numerator, fraction.denominator, counted, starts, stops, found)
+    edges = np.full((nodes, rule.most_edges), float_format.no_edge, float_format.key)
     if rule.binning == "uniform":
-        inside = _uniform(packed, counted, (starts, stops, found), form, int(rule.bins))
-        placing.unite(inside, packed, starts, found, form.infinity, edges)
+        inside = _uniform(packed, counted, (starts, stops, found), float_format, int(rule.bins))
+        placing.unite(inside, packed, starts, found, float_format.infinity, edges)
     else:
         for size in np.unique(counted):
             placing.place_by_measure(
                 packed, np.flatnonzero(counted == size), counted, starts, stops, found,
-                _measure(int(size), rule.binning), int(rule.bins), MOST_INNER_EDGES, form.infinity, edges,
+                _measure(int(size), rule.binning), int(rule.bins), MOST_INNER_EDGES, float_format.infinity, edges,
             )  # fmt: skip
-    return trim(edges, form)
+    return trim(edges, float_format)
 
 
 @lru_cache(maxsize=1)
@@ -74,16 +74,16 @@ def _measure(size: int, binning: str) -> np.ndarray:
 
 
 def _uniform(
-    ordered: np.ndarray, counted: np.ndarray, modal: tuple[np.ndarray, ...], form: FloatFormat, bins: int
+    ordered: np.ndarray, counted: np.ndarray, modal: tuple[np.ndarray, ...], float_format: FloatFormat, bins: int
 ) -> np.ndarray:
     """Edges of equal width between the lowest and highest finite value outside modal ones; arithmetic in float64."""
     from hpv.kernels.cpu import placing
 
     n = len(counted)
-    landmarks = np.zeros((n, 6), form.key)
+    landmarks = np.zeros((n, 6), float_format.key)
     finite = np.zeros(n, np.int64)
-    placing.uniform_landmarks(ordered, counted, *modal, form.infinity, landmarks, finite)
-    doubles = convert_keys(landmarks, form, FLOAT64)
+    placing.uniform_landmarks(ordered, counted, *modal, float_format.infinity, landmarks, finite)
+    doubles = convert_keys(landmarks, float_format, FLOAT64)
     tiny = np.abs(doubles).max(axis=1) < _TINY
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         values = from_keys(doubles, FLOAT64)
@@ -99,14 +99,16 @@ def _uniform(
         rise = _rounded(steps * span[:, None] / wanted[:, None], tiny[:, None])
         inside = to_keys((scaled[:, :1] + rise) / scale[:, None], FLOAT64)
         inside[tiny] = _from_units((scaled[:, :1] + rise)[tiny])
-    edges = np.full((n, width + 1), form.unused, form.key)
+    edges = np.full((n, width + 1), float_format.no_edge, float_format.key)
     edges[:, 1 : len(steps) + 1] = np.where(
-        steps < wanted[:, None], convert_keys(inside, FLOAT64, form), form.key.type(form.unused)
+        steps < wanted[:, None],
+        convert_keys(inside, FLOAT64, float_format),
+        float_format.key.type(float_format.no_edge),
     )[:, :width]
     some = finite > 0
     edges[:, 0] = landmarks[:, 0]
-    edges[np.arange(n), wanted] = landmarks[:, 1] + form.key.type(1)
-    edges[~some] = form.unused
+    edges[np.arange(n), wanted] = landmarks[:, 1] + float_format.key.type(1)
+    edges[~some] = float_format.no_edge
     return edges
 
 

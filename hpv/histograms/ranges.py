@@ -23,14 +23,14 @@ def range_tables(survivors: np.ndarray, counted: np.ndarray, tail: str) -> tuple
     ``survivors`` (classes, nodes, edges) at the closed edges and ``counted`` (classes, nodes) are integers. A missing
     value, and a node that has counted nothing, have the range [0, 1].
     """
-    groups, nodes, edges = survivors.shape
+    references, nodes, edges = survivors.shape
     total = counted[:, :, None].astype(np.int64)
-    at_or_above = np.empty((groups, nodes, edges + 1), np.int64)
+    at_or_above = np.empty((references, nodes, edges + 1), np.int64)
     at_or_above[:, :, :1], at_or_above[:, :, 1:] = total, survivors
     above = np.zeros_like(at_or_above)
     above[:, :, :-1] = survivors
     pmin, pmax = _ranges(at_or_above, above, total, check_tail(tail))
-    tables = np.zeros((2, groups, nodes, edges + 2))
+    tables = np.zeros((2, references, nodes, edges + 2))
     tables[0, :, :, :-1], tables[1, :, :, :-1] = pmin, pmax
     nothing = counted == 0
     tables[0][nothing] = 0.0

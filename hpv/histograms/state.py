@@ -28,17 +28,17 @@ PIECE = 4096
 class LayerState:
     """The mergeable state of a layer: counts that add up, and extremes. n nodes, k inner edges, c classes."""
 
-    form: FloatFormat
+    float_format: FloatFormat
     edges: np.ndarray
-    """Inner edge keys (n, k), ascending, filled up with ``form.unused``."""
+    """Inner edge keys (n, k), ascending, filled up with ``float_format.no_edge``."""
     survivors: np.ndarray
     """Samples at or above each edge (c, n, k)."""
     missing: np.ndarray
     """NaN, which are not counted (c, n)."""
     lowest: np.ndarray
-    """Key of the smallest value of all classes (n,); ``form.unused`` where a node has no value."""
+    """Key of the smallest value of all classes (n,); ``float_format.no_edge`` where a node has no value."""
     highest: np.ndarray
-    """Key of the largest value (n,); ``form.missing`` where a node has no value."""
+    """Key of the largest value (n,); ``float_format.nan_key`` where a node has no value."""
 
     @property
     def nodes(self) -> int:
@@ -48,7 +48,7 @@ class LayerState:
     def part(self, nodes: slice) -> LayerState:
         """The state of some of the nodes; views."""
         return LayerState(
-            self.form,
+            self.float_format,
             self.edges[nodes],
             self.survivors[:, nodes],
             self.missing[:, nodes],
@@ -58,12 +58,12 @@ class LayerState:
 
 
 @dataclass(frozen=True)
-class ClosedLayer:
-    """A layer as it answers: outer edges added, small classes pooled. g groups: the pooled one, then classes."""
+class LayerHistograms:
+    """A layer as it answers: outer edges added, small classes pooled. g references: the pooled counts, then classes."""
 
-    form: FloatFormat
+    float_format: FloatFormat
     edges: np.ndarray
-    """All edge keys (n, K) ascending, filled up with ``form.unused``."""
+    """All edge keys (n, K) ascending, filled up with ``float_format.no_edge``."""
     survivors: np.ndarray
     """Survivors at the edges (g, n, K)."""
     counted: np.ndarray
@@ -74,13 +74,13 @@ class ClosedLayer:
         """Scalar outputs of the layer."""
         return len(self.edges)
 
-    def edges_for(self, form: FloatFormat) -> np.ndarray:
+    def edges_for(self, float_format: FloatFormat) -> np.ndarray:
         """Edge keys in the format of the values to be compared with them; exact."""
-        return convert_keys(self.edges, self.form, form)
+        return convert_keys(self.edges, self.float_format, float_format)
 
 
 @dataclass(frozen=True)
-class CountedAt:
+class MergeKey:
     """What the counts of a background mean: only those that mean the same are added."""
 
     layers: Mapping[str, tuple[int, str, str]]
@@ -131,16 +131,18 @@ class BackgroundState:
             found.update(np.ascontiguousarray(part, dtype="<i8").tobytes())
         for name in sorted(self.layers):
             state = self.layers[name]
-            found.update(f"\0{name}\0{state.form}\0{state.edges.shape}".encode())
+            found.update(f"\0{name}\0{state.float_format}\0{state.edges.shape}".encode())
             for array in STATE_ARRAYS:
                 found.update(np.ascontiguousarray(getattr(state, array), dtype="<i8").tobytes())
         return found.hexdigest()
 
     @property
-    def counted_at(self) -> CountedAt:
+    def merge_key(self) -> MergeKey:
         """What its counts mean."""
-        layers = {name: (state.nodes, state.form.name, digest(state.edges)) for name, state in self.layers.items()}
-        return CountedAt(layers, self.classes is not None, self.min_class_size)
+        layers = {
+            name: (state.nodes, state.float_format.name, digest(state.edges)) for name, state in self.layers.items()
+        }
+        return MergeKey(layers, self.classes is not None, self.min_class_size)
 
     @functools.cached_property
     def kept(self) -> dict[tuple[str, ...], Any]:
@@ -152,42 +154,44 @@ class BackgroundState:
         return {name: value for name, value in self.__dict__.items() if name != "kept"}
 
     @functools.cached_property
-    def groups(self) -> list[int]:
+    def large_classes(self) -> list[int]:
         """Indices of the classes that have counts of their own; the others use the pooled ones."""
         if self.classes is None:
             return []
         return [int(c) for c in np.flatnonzero(self.samples >= self.min_class_size)]
 
-    def group_of(self, labels: np.ndarray) -> np.ndarray:
-        """Group (s,) of each label: 0 the pooled counts, g + 1 those of the class ``classes[groups[g]]``."""
-        group = np.zeros(len(labels), np.int64)
+    def reference_of(self, labels: np.ndarray) -> np.ndarray:
+        """Which counts answer for each label (s,): 0 the pooled ones, g + 1 those of ``classes[large_classes[g]]``."""
+        reference = np.zeros(len(labels), np.int64)
         if self.classes is not None:
-            for number, c in enumerate(self.groups):
-                group[labels == self.classes[c]] = number + 1
-        return group
+            for number, c in enumerate(self.large_classes):
+                reference[labels == self.classes[c]] = number + 1
+        return reference
 
-    def closed(self, layer: str, nodes: slice = slice(None)) -> ClosedLayer:
+    def histograms(self, layer: str, nodes: slice = slice(None)) -> LayerHistograms:
         """Edges and survivors of some nodes with the outer edges added."""
-        from hpv.kernels.cpu.placing import close_edges
+        from hpv.kernels.cpu.placing import add_outer_edges
 
         state = self.layers[layer].part(nodes)
-        chosen = self.groups
+        chosen = self.large_classes
         counted = self.samples[:, None] - state.missing
         survivors = np.concatenate([state.survivors.sum(axis=0, dtype=np.int64)[None], state.survivors[chosen]])
         counted = np.concatenate([counted.sum(axis=0)[None], counted[chosen]])
-        groups, n, k = survivors.shape
-        edges = np.full((n, k + 2), state.form.unused, state.form.key)
-        closed = np.zeros((groups, n, k + 2), np.int64)
+        references, n, k = survivors.shape
+        edges = np.full((n, k + 2), state.float_format.no_edge, state.float_format.key)
+        histograms = np.zeros((references, n, k + 2), np.int64)
         lowest, highest = state.lowest, state.highest
-        close_edges(state.edges, survivors, counted, lowest, highest, state.form.infinity, edges, closed)
-        return ClosedLayer(state.form, edges, closed, counted)
+        add_outer_edges(
+            state.edges, survivors, counted, lowest, highest, state.float_format.infinity, edges, histograms
+        )
+        return LayerHistograms(state.float_format, edges, histograms, counted)
 
-    def pieces(self, layer: str, nodes: slice = slice(None)) -> Iterator[tuple[slice, ClosedLayer]]:
+    def histograms_by_piece(self, layer: str, nodes: slice = slice(None)) -> Iterator[tuple[slice, LayerHistograms]]:
         """The same piece by piece, each with its place among the ``nodes``: tables of a piece stay in the cache."""
         start, stop, _ = nodes.indices(self.layers[layer].nodes)
         for at in range(start, stop, PIECE):
             end = min(stop, at + PIECE)
-            yield slice(at - start, end - start), self.closed(layer, slice(at, end))
+            yield slice(at - start, end - start), self.histograms(layer, slice(at, end))
 
     def select(self, layers: Sequence[str]) -> Self:
         """The background of some of the layers.
@@ -218,7 +222,7 @@ def count_dtype(samples: int) -> np.dtype:
 
 def layer_edges(background: BackgroundState) -> dict[str, LayerEdges]:
     """The inner edges of a background, to count other samples at."""
-    return {name: LayerEdges(state.edges, state.form) for name, state in background.layers.items()}
+    return {name: LayerEdges(state.edges, state.float_format) for name, state in background.layers.items()}
 
 
 @dataclass

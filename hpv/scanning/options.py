@@ -12,7 +12,7 @@ from hpv.histograms.ranges import check_tail
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
 FORMS = ("subset", "whole")
 AGAINST = ("own", "lowest", "pooled")
-Kind = tuple[str, str, str]
+ScanKind = tuple[str, str, str]
 """Tail, form, statistic."""
 
 
@@ -46,6 +46,6 @@ class ScanOptions:
             raise InputError(f"against={self.against!r}: give one of {', '.join(AGAINST)}.")
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[ScanKind]:
         """Every (tail, form, statistic) asked for."""
         return list(product(self.tails, self.forms, self.statistics))

@@ -13,7 +13,7 @@ from hpv.base.buffers import Buffers
 from hpv.histograms.ranges import range_tables
 from hpv.histograms.state import BackgroundState
 from hpv.kernels.rules import NAN_CODE
-from hpv.scanning.options import Kind, ScanOptions
+from hpv.scanning.options import ScanKind, ScanOptions
 from hpv.scanning.scored import POOLED, Scored, score_tallies
 
 GRID = 255
@@ -38,7 +38,7 @@ def grid(largest: int, alpha_max: float) -> np.ndarray:
 
 
 def level_table(pmax: np.ndarray, counted: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Level (groups, nodes, entries) of every code: the first threshold that is not below its pmax.
+    """Level (references, nodes, entries) of every code: the first threshold that is not below its pmax.
 
     After the thresholds come two levels more: above all of them, and without a p-value (a missing value, or a node
     that has counted nothing).
@@ -50,7 +50,7 @@ def level_table(pmax: np.ndarray, counted: np.ndarray, thresholds: np.ndarray) -
 
 
 @dataclass(frozen=True)
-class Tables:
+class NodeTables:
     """What turns blocks of some nodes into codes and tallies."""
 
     nodes: int
@@ -83,45 +83,45 @@ class Scanner:
         for tail in tails:
             parts = [np.array([])]
             for layer in self.background.layers:
-                for _, closed in self.background.pieces(layer):
-                    pmax = range_tables(closed.survivors, closed.counted, tail)[1]
+                for _, histograms in self.background.histograms_by_piece(layer):
+                    pmax = range_tables(histograms.survivors, histograms.counted, tail)[1]
                     parts = [np.unique(np.concatenate([*parts, np.unique(pmax[pmax <= alpha_max])]))]
             found[tail] = parts[0]
         return found
 
     @property
-    def targets(self) -> list[int]:
+    def references(self) -> list[int]:
         """Groups that every sample is scored against; a sample's own one stands at place 0 unless ``lowest``."""
         if self.options.against != "lowest":
             return [0]
         classes = self.background.classes
         assert classes is not None
-        small = len(self.background.groups) < len(classes)
-        return ([0] if small else []) + [number + 1 for number in range(len(self.background.groups))]
+        small = len(self.background.large_classes) < len(classes)
+        return ([0] if small else []) + [number + 1 for number in range(len(self.background.large_classes))]
 
-    def tables(self, layer: str, nodes: slice, form: Any, *, by_codes: bool = False) -> Tables:
-        """Tables of some nodes for values of a format; ``by_codes``: no values will be tallied without their codes."""
+    def tables(self, layer: str, nodes: slice, float_format: Any, *, by_codes: bool = False) -> NodeTables:
+        """Tables of some nodes for values of a float format; ``by_codes``: nothing is tallied without its codes."""
         edges: list[np.ndarray] = []
         levels: dict[str, list[np.ndarray]] = {tail: [] for tail in self.options.tails}
-        for _, closed in self.background.pieces(layer, nodes):
-            edges.append(closed.edges_for(form))
+        for _, histograms in self.background.histograms_by_piece(layer, nodes):
+            edges.append(histograms.edges_for(float_format))
             for tail, parts in levels.items():
-                pmax = range_tables(closed.survivors, closed.counted, tail)[1]
-                parts.append(level_table(pmax, closed.counted, self.thresholds[tail]))
+                pmax = range_tables(histograms.survivors, histograms.counted, tail)[1]
+                parts.append(level_table(pmax, histograms.counted, self.thresholds[tail]))
         keys = np.concatenate(edges)
         joined = {tail: np.concatenate(parts, axis=1) for tail, parts in levels.items()}
         made = {tail: self.backend.make_levels(table, len(self.thresholds[tail])) for tail, table in joined.items()}
         tallier = None
-        several = len(self.targets) > 1 and not self.backend.codes_again
+        several = len(self.references) > 1 and not self.backend.codes_again
         if self.options.alphas == "grid" and not several and not by_codes:
-            tallier = self.backend.make_tallier(keys, form, list(joined.values()), GRID)
-        return Tables(len(keys), self.backend.make_coder(keys, form), made, tallier)
+            tallier = self.backend.make_tallier(keys, float_format, list(joined.values()), GRID)
+        return NodeTables(len(keys), self.backend.make_coder(keys, float_format), made, tallier)
 
     def empty_tallies(self, samples: int, buffers: Buffers | None = None) -> dict[str, np.ndarray]:
         """Tallies (targets, samples, thresholds + 2) by tail; in the memory of ``buffers`` if there are any."""
         tallies = {}
         for tail, thresholds in self.thresholds.items():
-            shape = (len(self.targets), samples, len(thresholds) + 2)
+            shape = (len(self.references), samples, len(thresholds) + 2)
             if buffers is None:
                 tallies[tail] = np.zeros(shape, np.int32)
             else:
@@ -129,20 +129,22 @@ class Scanner:
                 tallies[tail].fill(0)
         return tallies
 
-    def tally(self, codes: np.ndarray, group: np.ndarray, tables: Tables, tallies: Mapping[str, np.ndarray]) -> None:
-        """Add a block of codes; ``group`` (s,) is used unless every sample is scored against all classes."""
+    def tally(
+        self, codes: np.ndarray, reference: np.ndarray, tables: NodeTables, tallies: Mapping[str, np.ndarray]
+    ) -> None:
+        """Add a block of codes; ``reference`` (s,) is used unless every sample is scored against all classes."""
         rows = np.arange(len(codes))
         for tail, levels in tables.levels.items():
-            for place, target in enumerate(self.targets):
-                chosen = np.full(len(codes), target) if self.options.against == "lowest" else group
+            for place, target in enumerate(self.references):
+                chosen = np.full(len(codes), target) if self.options.against == "lowest" else reference
                 self.backend.tally(codes, rows, chosen, levels, tallies[tail][place])
 
     def tally_values(
         self,
         bits: np.ndarray,
         first: int,
-        group: np.ndarray,
-        tables: Tables,
+        reference: np.ndarray,
+        tables: NodeTables,
         tallies: Mapping[str, np.ndarray],
         codes: np.ndarray | None,
     ) -> int | None:
@@ -153,8 +155,8 @@ class Scanner:
         if tables.tallier is None:
             return None
         found: int | None = None
-        for place, target in enumerate(self.targets):
-            chosen = np.full(len(group), target) if self.options.against == "lowest" else group
+        for place, target in enumerate(self.references):
+            chosen = np.full(len(reference), target) if self.options.against == "lowest" else reference
             views = [tallies[tail][place] for tail in tables.levels]
             found = self.backend.tally_values(tables.tallier, bits, first, chosen, views, codes)
             codes = None  # they are the same for every class
@@ -162,10 +164,10 @@ class Scanner:
 
     def tally_block(
         self,
-        tables: Tables,
+        tables: NodeTables,
         bits: Any,
         first: int,
-        group: np.ndarray,
+        reference: np.ndarray,
         tallies: Mapping[str, np.ndarray],
         codes: np.ndarray | None,
         buffers: Buffers,
@@ -175,10 +177,10 @@ class Scanner:
         Straight from the values where the backend can, else by way of codes, which are left behind where they are
         asked for.
         """
-        found = self.tally_values(bits, first, group, tables, tallies, codes)
+        found = self.tally_values(bits, first, reference, tables, tallies, codes)
         if found is not None:
             return found
-        samples, nodes = len(group), tables.nodes
+        samples, nodes = len(reference), tables.nodes
         if codes is None:
             codes = buffers.get("codes", (samples, nodes), np.uint8)
         step = coded_samples(nodes)
@@ -186,12 +188,12 @@ class Scanner:
             piece = slice(start, start + step)
             self.backend.encode(tables.coder, bits[piece], first, codes[piece])
             own = {tail: tally[:, piece] for tail, tally in tallies.items()}
-            self.tally(codes[piece], group[piece], tables, own)
+            self.tally(codes[piece], reference[piece], tables, own)
         return count_missing(codes)
 
-    def scores(self, tallies: Mapping[str, np.ndarray], group: np.ndarray, out: Mapping[Kind, Scored]) -> None:
+    def scores(self, tallies: Mapping[str, np.ndarray], reference: np.ndarray, out: Mapping[ScanKind, Scored]) -> None:
         """Fill in the answers of the samples of some tallies."""
-        own = self.labels_of(group)
+        own = self.labels_of(reference)
         for (tail, form, statistic), answers in out.items():
             each: list[Scored] = []
             for part in tallies[tail]:
@@ -202,17 +204,17 @@ class Scanner:
                 answers.label[:] = own
                 continue
             best = np.argmin([found.score for found in each], axis=0)
-            answers.label[:] = self.labels_of(np.array(self.targets)[best])
+            answers.label[:] = self.labels_of(np.array(self.references)[best])
             every = np.arange(len(best))
             for name in ("score", "alpha", "size"):
                 getattr(answers, name)[:] = np.stack([getattr(found, name) for found in each])[best, every]
 
-    def labels_of(self, group: np.ndarray) -> np.ndarray:
-        """The class label of every group."""
+    def labels_of(self, reference: np.ndarray) -> np.ndarray:
+        """The class label of every reference."""
         labels = [POOLED]
         if self.background.classes is not None:
-            labels += [int(self.background.classes[c]) for c in self.background.groups]
-        return np.array(labels, np.int64)[group].astype(np.int32)
+            labels += [int(self.background.classes[c]) for c in self.background.large_classes]
+        return np.array(labels, np.int64)[reference].astype(np.int32)
 
 
 def count_missing(codes: Any) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from hpv.base.errors import InputError
 from hpv.base.words import quantity
 from hpv.histograms.ranges import range_tables
-from hpv.histograms.state import ClosedLayer
+from hpv.histograms.state import LayerHistograms
 from hpv.scanning.options import FORMS, STATISTICS, ScanOptions
 
 POOLED = -1
@@ -108,10 +108,10 @@ def _scan_row(row: np.ndarray, statistic: str, form: str, alpha_max: float, out:
     score_tallies(tally, thresholds, statistic, form, out)
 
 
-def subset_nodes(closed: ClosedLayer, codes: np.ndarray, group: int, tail: str, alpha: float) -> np.ndarray:
+def subset_nodes(histograms: LayerHistograms, codes: np.ndarray, reference: int, tail: str, alpha: float) -> np.ndarray:
     """Indices of the nodes with pmax <= alpha, ascending, from one sample's codes (n,)."""
-    chosen = slice(group, group + 1)
-    pmax = range_tables(closed.survivors[chosen], closed.counted[chosen], tail)[1][0]
+    chosen = slice(reference, reference + 1)
+    pmax = range_tables(histograms.survivors[chosen], histograms.counted[chosen], tail)[1][0]
     entry = np.minimum(codes.astype(np.intp), pmax.shape[1] - 1)
     reached = pmax[np.arange(len(codes)), entry] <= alpha
-    return np.flatnonzero(reached & (entry < pmax.shape[1] - 1) & (closed.counted[group] > 0))
+    return np.flatnonzero(reached & (entry < pmax.shape[1] - 1) & (histograms.counted[reference] > 0))

@@ -48,7 +48,7 @@ def _encode_tile(
     background: BackgroundState, name: str, layer: Layer, tile: slice, codes: Any, backend: Backend
 ) -> None:
     buffers = backend.make_buffers()
-    coder = _coder(background, name, tile, layer.form, backend)
+    coder = _coder(background, name, tile, layer.float_format, backend)
     width = tile.stop - tile.start
 
     def work(block: Block, rows: slice) -> None:
@@ -70,11 +70,11 @@ def pvalues(
     check_tail(tail)
     kind = _result_dtype(dtype)
     source = open_activations(x)
-    group = np.zeros(source.samples, np.int64)
+    reference = np.zeros(source.samples, np.int64)
     if labels is not None:
         if background.classes is None:
             raise InputError("labels: the background has no classes; fit it with by_class=True, or leave labels out.")
-        group = background.group_of(check_labels(labels, source.samples))
+        reference = background.reference_of(check_labels(labels, source.samples))
     chosen, results = get_backend(backend, source.values, source.on_device), {}
     for name, theirs in check_layers(background, source).items():
         layer = source.layers[theirs]
@@ -85,7 +85,7 @@ def pvalues(
             raise InputError(f"{what}: give a pair of arrays, for pmin and pmax.")
         pair = tuple(_result(one, layer, chosen, kind, what) for one in given)
         for tile in _tiles(layer):
-            _fill_ranges(background, name, layer, tile, tail, group, pair, kind, chosen)
+            _fill_ranges(background, name, layer, tile, tail, reference, pair, kind, chosen)
         results[theirs] = pair
     return _answer(results, source)
 
@@ -101,12 +101,12 @@ def _result_dtype(dtype: Any) -> np.dtype:
 
 
 def _fill_ranges(
-    background: BackgroundState, name: str, layer: Layer, tile: slice, tail: str, group: np.ndarray, pair: Any,
+    background: BackgroundState, name: str, layer: Layer, tile: slice, tail: str, reference: np.ndarray, pair: Any,
     kind: np.dtype, backend: Backend,
 ) -> None:  # fmt: skip
     buffers, width = backend.make_buffers(), tile.stop - tile.start
-    coder = _coder(background, name, tile, layer.form, backend)
-    ranges = _ranges(background, name, tile, tail, kind, layer.form, backend)
+    coder = _coder(background, name, tile, layer.float_format, backend)
+    ranges = _ranges(background, name, tile, tail, kind, layer.float_format, backend)
 
     def codes(shape: tuple[int, int]) -> np.ndarray:
         return buffers.get("codes", shape, np.uint8)
@@ -114,13 +114,13 @@ def _fill_ranges(
     def work(block: Block, rows: slice) -> None:
         if width == layer.shape[1]:
             out = pair[0][rows], pair[1][rows]
-            backend.ranges(coder, ranges, block.bits, block.first, group[rows], codes, out)
+            backend.ranges(coder, ranges, block.bits, block.first, reference[rows], codes, out)
             return
         for piece in in_steps(slice(0, rows.stop - rows.start), coded_samples(width)):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
             shape = (piece.stop - piece.start, width)
             parts = tuple(_space(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
-            backend.ranges(coder, ranges, block.bits[piece], block.first, group[at], codes, parts)
+            backend.ranges(coder, ranges, block.bits[piece], block.first, reference[at], codes, parts)
             for part, whole in zip(parts, pair, strict=True):
                 _put(part, whole, at, tile)
 
@@ -151,7 +151,7 @@ def _coder(background: BackgroundState, name: str, tile: slice, form: FloatForma
     """The coder of some nodes; kept with the background where it is small, for the next call."""
 
     def make() -> Any:
-        return backend.make_coder(background.closed(name, tile).edges_for(form), form)
+        return backend.make_coder(background.histograms(name, tile).edges_for(form), form)
 
     return _kept(background, name, ("coder", backend.name, name, form.name), make)
 
@@ -159,13 +159,13 @@ def _coder(background: BackgroundState, name: str, tile: slice, form: FloatForma
 def _ranges(
     background: BackgroundState, name: str, tile: slice, tail: str, kind: np.dtype, form: FloatFormat, backend: Backend
 ) -> Any:
-    """pmin and pmax by group, node and code, as float64 or as float32 rounded outward; kept like coders."""
+    """pmin and pmax by reference, node and code, as float64 or as float32 rounded outward; kept like coders."""
 
     def make() -> Any:
-        closed = background.closed(name, tile)
-        tables = range_tables(closed.survivors, closed.counted, tail)
+        histograms = background.histograms(name, tile)
+        tables = range_tables(histograms.survivors, histograms.counted, tail)
         tables = outward(*tables) if kind == np.float32 else tables
-        return backend.make_ranges(tables, closed.edges_for(form), form)
+        return backend.make_ranges(tables, histograms.edges_for(form), form)
 
     return _kept(background, name, ("ranges", backend.name, name, tail, kind.name, form.name), make)
 
@@ -183,32 +183,32 @@ def scan(
     form: str, alphas: str, alpha_max: float, backend: str = "auto",
 ) -> ScanResult:  # fmt: skip
     """See `hpv.Background.scan`."""
-    ready = prepare_score(
+    job = prepare_score(
         background, x, statistics=(statistic,), tails=(tail,), forms=(form,), alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=(), memory=max(GIB, 4 * background.state_bytes),
         backend=backend,
     )  # fmt: skip
     parts: list[Any] = []
-    score_by_threads(ready, Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))
+    score_by_threads(job, Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))
     whole = join(parts)
     score, label, alpha = whole.score, whole.label, whole.alpha
-    groups = ready.background.group_of(label.astype(np.int64)) if background.classes is not None else None
+    references = job.background.reference_of(label.astype(np.int64)) if background.classes is not None else None
 
     def nodes(i: int) -> dict[str, np.ndarray]:
         try:
             i = range(len(score))[i]
         except IndexError:
             raise IndexError(f"sample {i}: there are {len(score)}, from 0 on") from None
-        group = 0 if groups is None or label[i] < 0 else int(groups[i])
+        reference = 0 if references is None or label[i] < 0 else int(references[i])
         found = {}
-        for name, theirs in ready.pairs.items():
-            layer, parts = ready.source.layers[theirs], []
+        for name, theirs in job.source_layers.items():
+            layer, parts = job.source.layers[theirs], []
             block, backend = read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), Buffers()), get_backend("cpu")
-            for piece, closed in ready.background.pieces(name):
-                codes = np.empty((1, closed.nodes), np.uint8)
-                coder = backend.make_coder(closed.edges_for(layer.form), layer.form)
+            for piece, histograms in job.background.histograms_by_piece(name):
+                codes = np.empty((1, histograms.nodes), np.uint8)
+                coder = backend.make_coder(histograms.edges_for(layer.float_format), layer.float_format)
                 backend.encode(coder, block.bits, block.first + piece.start, codes)
-                parts.append(piece.start + subset_nodes(closed, codes[0], group, tail, alpha[i]))
+                parts.append(piece.start + subset_nodes(histograms, codes[0], reference, tail, alpha[i]))
             found[name] = np.concatenate(parts)
         return found
 
@@ -224,7 +224,7 @@ def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, sl
     if buffers.on_device and layer.on_device:
         part(slice(0, layer.shape[0]))
     else:
-        each_part(part, layer.shape[0], tile.stop - tile.start, layer.form.key.itemsize, layer.in_memory, None)
+        each_part(part, layer.shape[0], tile.stop - tile.start, layer.float_format.key.itemsize, layer.in_memory, None)
 
 
 def _given(out: Any, source: Activations, layer: str) -> Any:

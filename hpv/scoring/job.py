@@ -16,7 +16,7 @@ from hpv.base.words import as_tuple
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions
 from hpv.scanning.scanner import Scanner
-from hpv.scoring.matching import check_layers, check_weights, group_samples, scan_options
+from hpv.scoring.matching import check_layers, check_weights, references_of, scan_options
 from hpv.scoring.plan import plan_score
 from hpv.walking.cluster import backend_for
 from hpv.walking.plan import Plan
@@ -25,7 +25,7 @@ KEEP = ("codes", "ranges")
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreJob:
     """A score that is ready to run; nothing has been read."""
 
     full: BackgroundState
@@ -33,16 +33,16 @@ class Score:
     background: BackgroundState
     """Its layers that are scanned."""
     source: Activations
-    pairs: dict[str, str]
+    source_layers: dict[str, str]
     """Layer of the activations for each layer of the background."""
     options: ScanOptions
     keep: tuple[str, ...]
     """``codes`` and ``ranges``, or one, or none of them."""
-    group: np.ndarray
+    reference: np.ndarray
     """Group of every sample that its own class answers for."""
     plan: Plan
     scanner: Scanner
-    asked: str
+    backend_name: str
     """Name of the backend, which workers of a cluster look for at their own place."""
 
 
@@ -62,7 +62,7 @@ def prepare_score(
     memory: int | str | None = None,
     threads: int | None = None,
     backend: str = "auto",
-) -> Score:
+) -> ScoreJob:
     """Check every argument of `score` and plan it."""
     options = scan_options(background, statistics, tails, forms, alphas, alpha_max, against)
     keep = as_tuple(keep)
@@ -73,44 +73,44 @@ def prepare_score(
     if layers is not None:
         background = background.select(as_tuple(layers))
     source = open_activations(activations)
-    pairs = check_layers(background, source)
+    source_layers = check_layers(background, source)
     check_weights(background, source.attributes.get("weights"))
-    group = group_samples(background, source, labels, options.against)
+    reference = references_of(background, source, labels, options.against)
     scanner = Scanner(background, options, backend_for(backend, source))
-    plan = _plan(scanner, source, pairs, keep, memory, threads)
-    return Score(full, background, source, pairs, options, keep, group, plan, scanner, backend)
+    plan = _plan(scanner, source, source_layers, keep, memory, threads)
+    return ScoreJob(full, background, source, source_layers, options, keep, reference, plan, scanner, backend)
 
 
 def _plan(
-    scanner: Scanner, source: Activations, pairs: dict[str, str], keep: Sequence[str], memory: int | str | None,
+    scanner: Scanner, source: Activations, source_layers: dict[str, str], keep: Sequence[str], memory: int | str | None,
     threads: int | None,
 ) -> Plan:  # fmt: skip
     levels, options = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2, scanner.options
     return plan_score(
-        scanner.background, source, pairs, tails=len(options.tails), scores=len(options.kinds),
-        kept=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
-        memory=memory, threads=threads, levels=levels, groups=len(scanner.targets), room=scanner.backend.room(),
+        scanner.background, source, source_layers, tails=len(options.tails), scores=len(options.kinds),
+        bytes_per_value_written=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
+        memory=memory, threads=threads, levels=levels, references=len(scanner.references), room=scanner.backend.room(),
     )  # fmt: skip
 
 
 def part_of_score(
-    background: BackgroundState, source: Activations, pairs: dict[str, str], options: ScanOptions,
-    keep: tuple[str, ...], group: np.ndarray, memory: int, backend: str,
-) -> Score:  # fmt: skip
+    background: BackgroundState, source: Activations, source_layers: dict[str, str], options: ScanOptions,
+    keep: tuple[str, ...], reference: np.ndarray, memory: int, backend: str,
+) -> ScoreJob:  # fmt: skip
     """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
     scanner = Scanner(background, options, backend_for(backend, source))
-    plan = _plan(scanner, source, pairs, keep, memory, 1)
-    return Score(background, background, source, pairs, options, keep, group, plan, scanner, backend)
+    plan = _plan(scanner, source, source_layers, keep, memory, 1)
+    return ScoreJob(background, background, source, source_layers, options, keep, reference, plan, scanner, backend)
 
 
-def score_request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
+def score_request(job: ScoreJob, keep: Sequence[str]) -> dict[str, Any]:
     """What a score is asked for; two requests that are equal give equal scores."""
-    options = ready.options
+    options = job.options
     request = {
         "command": "score",
-        "background": ready.full.fingerprint,
-        "activations": ready.source.identity,
-        "layers": list(ready.pairs),
+        "background": job.full.fingerprint,
+        "activations": job.source.identity,
+        "layers": list(job.source_layers),
         "statistics": list(options.statistics),
         "tails": list(options.tails),
         "forms": list(options.forms),
@@ -120,10 +120,10 @@ def score_request(ready: Score, keep: Sequence[str]) -> dict[str, Any]:
         "keep": sorted(keep),
     }
     if options.against == "own":
-        request["labels"] = digest(ready.group)
+        request["labels"] = digest(job.reference)
     return request
 
 
-def nodes_in_all(ready: Score) -> int:
+def nodes_in_all(job: ScoreJob) -> int:
     """Nodes of all layers that are scored."""
-    return sum(plan.nodes for plan in ready.plan.layers)
+    return sum(plan.nodes for plan in job.plan.layers)

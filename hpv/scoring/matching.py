@@ -22,7 +22,7 @@ def check_layers(background: BackgroundState, source: Activations) -> dict[str, 
     """
     names = list(background.layers)
     if len(names) == 1 and not source.is_mapping and len(source.layers) == 1:
-        pairs = {names[0]: next(iter(source.layers))}
+        source_layers = {names[0]: next(iter(source.layers))}
     else:
         absent = [name for name in names if name not in source.layers]
         if absent:
@@ -30,15 +30,15 @@ def check_layers(background: BackgroundState, source: Activations) -> dict[str, 
                 f"the activations have no layer {', '.join(absent)} of the background; they have "
                 f"{', '.join(source.layers)}. Give these layers, or choose among the background's with layers=."
             )
-        pairs = {name: name for name in names}
-    for name, theirs in pairs.items():
+        source_layers = {name: name for name in names}
+    for name, theirs in source_layers.items():
         state, layer = background.layers[name], source.layers[theirs]
         if layer.shape[1] != state.nodes:
             raise InputError(
                 f"layer {theirs}: {quantity(layer.shape[1], 'node')}, but the background has {state.nodes}; "
                 "give activations of the same layer of the same network."
             )
-    return pairs
+    return source_layers
 
 
 def scan_options(
@@ -68,8 +68,8 @@ def check_weights(background: BackgroundState, theirs: str | None) -> None:
         )
 
 
-def group_samples(background: BackgroundState, source: Activations, labels: Any, against: str) -> np.ndarray:
-    """The group whose counts answer for every sample; zeros where the pooled ones do."""
+def references_of(background: BackgroundState, source: Activations, labels: Any, against: str) -> np.ndarray:
+    """Which counts answer for every sample; zeros where the pooled ones do."""
     if against != "own":
         if labels is not None:
             check_labels(labels, source.samples)
@@ -78,10 +78,10 @@ def group_samples(background: BackgroundState, source: Activations, labels: Any,
     if labels is None:
         raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
                          "against='pooled'.")  # fmt: skip
-    return groups_of(background, check_labels(labels, source.samples))
+    return references_of_labels(background, check_labels(labels, source.samples))
 
 
-def groups_of(background: BackgroundState, labels: np.ndarray) -> np.ndarray:
+def references_of_labels(background: BackgroundState, labels: np.ndarray) -> np.ndarray:
     """The group of every sample's own class; the pooled one, with a warning, where the background does not know it."""
     assert background.classes is not None
     unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
@@ -90,4 +90,4 @@ def groups_of(background: BackgroundState, labels: np.ndarray) -> np.ndarray:
             f"{unknown:,} of {quantity(len(labels), 'sample')} {'has' if unknown == 1 else 'have'} a label that the "
             "background was not fitted with: the pooled counts answer instead."
         )
-    return background.group_of(labels)
+    return background.reference_of(labels)

@@ -12,7 +12,7 @@ from hpv.activations.layers import Activations
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions
 from hpv.scanning.scored import Scored, join
-from hpv.scoring.job import Score, part_of_score
+from hpv.scoring.job import ScoreJob, part_of_score
 from hpv.scoring.tallying import Results, WriteCodes, WriteScores, score_by_threads
 from hpv.walking.cluster import Cluster, bare, task_ranges
 from hpv.walking.progress import Progress, Quiet
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 
 def score_on_cluster(
-    client: Client, ready: Score, progress: Progress, write: WriteScores, write_codes: WriteCodes | None, start: int
+    client: Client, job: ScoreJob, progress: Progress, write: WriteScores, write_codes: WriteCodes | None, start: int
 ) -> None:
     """`hpv.scoring.run_score` by the workers of a cluster; ``write`` is called here, in order of the samples."""
-    cluster = Cluster(client, ready.source, ready.plan.memory, ready.asked, progress)
-    samples, row = ready.source.samples, sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
+    cluster = Cluster(client, job.source, job.plan.memory, job.backend_name, progress)
+    samples, row = job.source.samples, sum(plan.nodes * plan.itemsize for plan in job.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", samples * row)
     progress.skip(start * row)
-    height = ready.source.chunk_rows
+    height = job.source.chunk_rows
     if write_codes is not None:  # two tasks must not write to the same chunk
-        height = max(write_codes.chunk_rows(plan.nodes) for plan in ready.plan.layers)
+        height = max(write_codes.chunk_rows(plan.nodes) for plan in job.plan.layers)
         write_codes = write_codes.at(0, None)
     with cluster.work() as work:
-        background = work.hold(ready.background)
+        background = work.hold(job.background)
 
         def send(rows: slice) -> Future:
             what = _ScoreTask(
-                bare(ready.source.part(rows)), rows.start, ready.pairs, ready.options, ready.keep, ready.group[rows],
-                cluster.memory, write_codes, ready.asked,
+                bare(job.source.part(rows)), rows.start, job.source_layers, job.options, job.keep, job.reference[rows],
+                cluster.memory, write_codes, job.backend_name,
             )  # fmt: skip
             return work.submit("score", what, background)
 
@@ -54,21 +54,28 @@ class _ScoreTask:
 
     source: Activations
     first: int
-    pairs: dict[str, str]
+    source_layers: dict[str, str]
     options: ScanOptions
     keep: tuple[str, ...]
-    group: np.ndarray
+    reference: np.ndarray
     memory: int
     write_codes: WriteCodes | None
     backend: str
 
     def __call__(self, background: BackgroundState) -> tuple[slice, Results, int]:
-        ready = part_of_score(
-            background, self.source, self.pairs, self.options, self.keep, self.group, self.memory, self.backend
+        job = part_of_score(
+            background,
+            self.source,
+            self.source_layers,
+            self.options,
+            self.keep,
+            self.reference,
+            self.memory,
+            self.backend,
         )
         parts: list[tuple[slice, Results, int]] = []
         keep = None if self.write_codes is None else self.write_codes.at(self.first, background)
-        score_by_threads(ready, Quiet(), lambda *part: parts.append(part), keep)
+        score_by_threads(job, Quiet(), lambda *part: parts.append(part), keep)
         results: Mapping[tuple[str, str, str], Scored] = {
             kind: join([results[kind] for _, results, _ in parts]) for kind in self.options.kinds
         }

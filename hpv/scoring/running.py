@@ -9,7 +9,7 @@ from typing import Any
 
 from hpv.base.errors import warn
 from hpv.base.words import quantity
-from hpv.scoring.job import Score, score_request
+from hpv.scoring.job import ScoreJob, score_request
 from hpv.scoring.on_cluster import score_on_cluster
 from hpv.scoring.stored import ScoreWriter, score_attributes
 from hpv.scoring.tallying import WriteCodes, WriteScores, score_by_threads
@@ -23,21 +23,21 @@ from hpv.walking.shards import Shard, join_shards
 
 
 def run_score(
-    ready: Score, progress: Progress, write: WriteScores, write_codes: WriteCodes | None = None, start: int = 0
+    job: ScoreJob, progress: Progress, write: WriteScores, write_codes: WriteCodes | None = None, start: int = 0
 ) -> None:
     """Score all samples from ``start`` on: by threads of this process, or on Dask's active cluster.
 
     The workers of a cluster do it where they can read the data and keep the codes. See `score_by_threads`.
     """
     client = active_client()
-    if client is not None and ready.source.is_portable and (write_codes is None or write_codes.is_portable):
-        score_on_cluster(client, ready, progress, write, write_codes, start)
+    if client is not None and job.source.is_portable and (write_codes is None or write_codes.is_portable):
+        score_on_cluster(client, job, progress, write, write_codes, start)
     else:
-        score_by_threads(ready, progress, write, write_codes, start)
+        score_by_threads(job, progress, write, write_codes, start)
 
 
 def score_to_store(
-    ready: Score,
+    job: ScoreJob,
     out: str | Path,
     keep: Sequence[str],
     overwrite: bool,
@@ -49,26 +49,26 @@ def score_to_store(
     A run that was interrupted is continued by the same call. ``request``: what the store is asked to hold (default:
     all that is scored).
     """
-    with Output.begin(out, SCORES, request or score_request(ready, keep), overwrite=overwrite) as output:
+    with Output.begin(out, SCORES, request or score_request(job, keep), overwrite=overwrite) as output:
         if not output.already_complete:
-            writer = ScoreWriter(output, ready, keep)
+            writer = ScoreWriter(output, job, keep)
             with saving(writer):
-                run_score(ready, progress, writer.take_scores, writer.write_codes(), writer.start)
+                run_score(job, progress, writer.take_scores, writer.write_codes(), writer.start)
             missing = writer.finish()
             if missing:
                 found = quantity(missing, "NaN value")
                 warn(f"{out}: {found}; NaN has the range [0, 1] and is never significant.")
-            output.finish({**score_attributes(ready), "missing": missing})
+            output.finish({**score_attributes(job), "missing": missing})
         done = output.already_complete
     return open_store(out, SCORES), done
 
 
 def score_shard(
-    ready: Score, shard: Shard, out: str | Path, keep: Sequence[str], progress: Progress
+    job: ScoreJob, shard: Shard, out: str | Path, keep: Sequence[str], progress: Progress
 ) -> tuple[Store, bool]:
     """Do one part of a score; its store, or that of all where the shards are merged already, and whether it was."""
-    whole = score_request(ready, keep)
+    whole = score_request(job, keep)
     if join_shards(out, SCORES, whole, shard.of):
         return open_store(out, SCORES), True
-    part = replace(ready, source=ready.source.part(shard.rows), group=ready.group[shard.rows])
+    part = replace(job, source=job.source.part(shard.rows), reference=job.reference[shard.rows])
     return score_to_store(part, shard.path(out), keep, False, progress, shard.request(whole))

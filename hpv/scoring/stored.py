@@ -18,14 +18,14 @@ from hpv.histograms.ranges import outward, range_tables
 from hpv.histograms.state import BackgroundState
 from hpv.places.names import escape
 from hpv.scanning.scored import join
-from hpv.scoring.job import Score, nodes_in_all
+from hpv.scoring.job import ScoreJob, nodes_in_all
 from hpv.scoring.plan import SCORE_CHUNK
 from hpv.scoring.tallying import Results
 from hpv.store.creating import STRINGS
 from hpv.store.output import Output, OutputWriter
 from hpv.walking import keeping
 from hpv.walking.threads import in_steps, run_in_threads
-from hpv.walking.tiling import kept_chunks
+from hpv.walking.tiling import score_chunks
 
 COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 
@@ -34,57 +34,57 @@ def create_array(output: Output, name: str, shape: tuple[int, ...], dtype: Any, 
     """An array with a value for each sample, or for each sample and node; the shape of its chunks."""
     chunks: tuple[int, ...] = (min(shape[0], SCORE_CHUNK),)
     if len(shape) == 2:
-        chunks = kept_chunks(shape[1], shape[0], all_nodes, np.dtype(dtype).itemsize)
+        chunks = score_chunks(shape[1], shape[0], all_nodes, np.dtype(dtype).itemsize)
     output.create(name, shape, dtype, chunks, ["sample", "node"][: len(shape)])
     return chunks
 
 
-def score_attributes(ready: Score) -> dict[str, Any]:
+def score_attributes(job: ScoreJob) -> dict[str, Any]:
     """What is noted beside the scores."""
-    path = ready.full.path
+    path = job.full.path
     return {
-        "samples": ready.source.samples,
-        "kinds": [list(kind) for kind in ready.options.kinds],
-        "layers": list(ready.pairs),
-        "nodes": nodes_in_all(ready),
-        "background": ready.full.fingerprint,
+        "samples": job.source.samples,
+        "kinds": [list(kind) for kind in job.options.kinds],
+        "layers": list(job.source_layers),
+        "nodes": nodes_in_all(job),
+        "background": job.full.fingerprint,
         "background_path": None if path is None else absolute_path(path),
-        "against": ready.options.against,
-        "alphas": ready.options.alphas,
-        "alpha_max": float(ready.options.alpha_max),
+        "against": job.options.against,
+        "alphas": job.options.alphas,
+        "alpha_max": float(job.options.alpha_max),
         "thresholds": {
-            tail: thresholds.tolist() for tail, thresholds in ready.scanner.thresholds.items()
-            if ready.options.alphas == "grid"
+            tail: thresholds.tolist() for tail, thresholds in job.scanner.thresholds.items()
+            if job.options.alphas == "grid"
         },
-        "origin": {key: ready.source.attributes[key] for key in ("model", "weights") if key in ready.source.attributes},
+        "origin": {key: job.source.attributes[key] for key in ("model", "weights") if key in job.source.attributes},
     }  # fmt: skip
 
 
 class ScoreWriter:
     """Creates the arrays of a score store and fills them range by range."""
 
-    def __init__(self, output: Output, ready: Score, keep: Sequence[str]) -> None:
+    def __init__(self, output: Output, job: ScoreJob, keep: Sequence[str]) -> None:
         self.output = output
-        self.ready = ready
+        self.job = job
         self.keep = set(keep)
         self.waiting: list[tuple[slice, Results, int]] = []
         self.written = time.monotonic()
-        samples, create = ready.source.samples, partial(create_array, output, all_nodes=nodes_in_all(ready))
-        for kind in ready.options.kinds:
+        samples, create = job.source.samples, partial(create_array, output, all_nodes=nodes_in_all(job))
+        for kind in job.options.kinds:
             for name, dtype in COLUMNS.items():
                 create(folder_of(*kind) + name, (samples,), dtype)
-        if ready.options.against == "own":
+        if job.options.against == "own":
             create("own", (samples,), "i8")
-            output.write("own", None, _own_labels(ready))
-        if ready.source.ids is not None:
+            output.write("own", None, _own_labels(job))
+        if job.source.ids is not None:
             create("ids", (samples,), STRINGS)
-            output.write("ids", None, ready.source.ids)
-        for plan, name in zip(ready.plan.layers, ready.pairs, strict=True):
+            output.write("ids", None, job.source.ids)
+        for plan, name in zip(job.plan.layers, job.source_layers, strict=True):
             shape = (samples, plan.nodes)
             if "codes" in self.keep:
                 create(f"codes/{escape(name)}", shape, "u1")
             if "ranges" in self.keep:
-                for tail in ready.options.tails:
+                for tail in job.options.tails:
                     for end in ("pmin", "pmax"):
                         create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4")
 
@@ -95,13 +95,13 @@ class ScoreWriter:
 
     def write_codes(self) -> KeptBlocks | None:
         """What keeps codes and ranges of blocks; None where neither is kept."""
-        return KeptBlocks(self.output.writer(), self.ready).at(0, self.ready.background) if self.keep else None
+        return KeptBlocks(self.output.writer(), self.job).at(0, self.job.background) if self.keep else None
 
     def finish(self) -> int:
         """Write what still waits; the number of NaN among all values."""
         self.save()
         done = self.output.progress
-        if done["samples"] != self.ready.source.samples:
+        if done["samples"] != self.job.source.samples:
             raise self.lost(done["samples"])
         return int(done["missing"])
 
@@ -127,7 +127,7 @@ class ScoreWriter:
             for name in COLUMNS:
                 self.output.write(folder_of(*kind) + name, (samples,), getattr(scored, name))
 
-        run_in_threads(write, self.ready.options.kinds, self.ready.plan.threads)
+        run_in_threads(write, self.job.options.kinds, self.job.plan.threads)
         missing = sum(count for _, _, count in parts) + int(self.output.progress.get("missing", 0))
         self.output.checkpoint({"samples": samples.stop, "missing": missing})
         self.waiting, self.written = [], time.monotonic()
@@ -135,7 +135,7 @@ class ScoreWriter:
     def lost(self, done: int) -> DataError:
         """What is to be said where samples were left out."""
         return DataError(
-            f"{self.output.path}: not every sample from {done} to {self.ready.source.samples - 1} was scored once; "
+            f"{self.output.path}: not every sample from {done} to {self.job.source.samples - 1} was scored once; "
             "part of the work was lost, run the same command again."
         )
 
@@ -143,9 +143,9 @@ class ScoreWriter:
 class KeptBlocks:
     """Keeps the codes of blocks, and the ranges that follow from them. Without a background it is light to send."""
 
-    def __init__(self, writer: OutputWriter, ready: Score) -> None:
-        self.writer, self.keep, self.tails, self.samples = writer, ready.keep, ready.options.tails, ready.source.samples
-        self.all_nodes = nodes_in_all(ready)
+    def __init__(self, writer: OutputWriter, job: ScoreJob) -> None:
+        self.writer, self.keep, self.tails, self.samples = writer, job.keep, job.options.tails, job.source.samples
+        self.all_nodes = nodes_in_all(job)
         self.first = 0
         """Sample of the store that the samples of blocks are counted from."""
         self.background: BackgroundState | None = None
@@ -162,7 +162,7 @@ class KeptBlocks:
         Chunks have a power of two of samples, or all of them.
         """
         sizes = [size for size, kind in ((1, "codes"), (4, "ranges")) if kind in self.keep]
-        return max(kept_chunks(nodes, self.samples, self.all_nodes, size)[0] for size in sizes)
+        return max(score_chunks(nodes, self.samples, self.all_nodes, size)[0] for size in sizes)
 
     def at(self, first: int, background: BackgroundState | None) -> KeptBlocks:
         """The same for blocks whose samples are counted from ``first`` on."""
@@ -170,40 +170,40 @@ class KeptBlocks:
         other.first, other.background, other.tables = first, background, {}
         return other
 
-    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray) -> None:
+    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, reference: np.ndarray) -> None:
         """Keep what was made of a block."""
         samples = slice(self.first + samples.start, self.first + samples.stop)
         if "codes" in self.keep:
             self.writer.write(f"codes/{escape(layer)}", (samples, nodes), codes)
         if "ranges" in self.keep:
             for tail in self.tails:
-                self._write_ranges(layer, tail, samples, nodes, codes, group)
+                self._write_ranges(layer, tail, samples, nodes, codes, reference)
 
     def _write_ranges(
-        self, layer: str, tail: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray
+        self, layer: str, tail: str, samples: slice, nodes: slice, codes: np.ndarray, reference: np.ndarray
     ) -> None:
         """Keep the ranges of one tail, a chunk's samples at a time."""
         low, high = (np.ascontiguousarray(table[:, nodes]) for table in self._range_tables(layer, tail))
         width = codes.shape[1]
-        step = kept_chunks(width, self.samples, self.all_nodes, 4)[0]
+        step = score_chunks(width, self.samples, self.all_nodes, 4)[0]
         for rows in in_steps(samples, step):
             inside = slice(rows.start - samples.start, rows.stop - samples.start)
             shape = (rows.stop - rows.start, width)
             out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
-            get_backend("cpu").look_up_ranges(codes[inside], group[inside], (low, high), out)
+            get_backend("cpu").look_up_ranges(codes[inside], reference[inside], (low, high), out)
             for end, values in zip(("pmin", "pmax"), out, strict=True):
                 self.writer.write(f"ranges/{tail}/{escape(layer)}/{end}", (rows, nodes), values)
 
     def _range_tables(self, layer: str, tail: str) -> tuple[np.ndarray, np.ndarray]:
         assert self.background is not None
         if (tail, layer) not in self.tables:
-            closed = self.background.closed(layer)
-            self.tables[tail, layer] = outward(*range_tables(closed.survivors, closed.counted, tail))
+            histograms = self.background.histograms(layer)
+            self.tables[tail, layer] = outward(*range_tables(histograms.survivors, histograms.counted, tail))
         return self.tables[tail, layer]
 
 
-def _own_labels(ready: Score) -> np.ndarray:
-    return ready.scanner.labels_of(ready.group).astype(np.int64)
+def _own_labels(job: ScoreJob) -> np.ndarray:
+    return job.scanner.labels_of(job.reference).astype(np.int64)
 
 
 def folder_of(tail: str, form: str, statistic: str) -> str:

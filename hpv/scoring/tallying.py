@@ -14,10 +14,10 @@ from hpv.activations.windows import windowed
 from hpv.base.errors import DataError
 from hpv.base.slices import relative_to
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import Kind
-from hpv.scanning.scanner import Tables
+from hpv.scanning.options import ScanKind
+from hpv.scanning.scanner import NodeTables
 from hpv.scanning.scored import Scored
-from hpv.scoring.job import Score
+from hpv.scoring.job import ScoreJob
 from hpv.scoring.plan import SCORE_CHUNK, TALLY_SHARE
 from hpv.walking import keeping, tiling
 from hpv.walking.layer_plan import LayerPlan
@@ -26,15 +26,15 @@ from hpv.walking.threads import Queue, in_steps, run_in_threads
 
 KEPT_NODES = 65_536
 """Tables of layers with up to so many nodes are kept for the next scan."""
-Results = Mapping[Kind, Scored]
+Results = Mapping[ScanKind, Scored]
 WriteScores = Callable[[slice, Results, int], None]
 
 
 class WriteCodes(Protocol):
     """Keeps what was made of a block."""
 
-    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, group: np.ndarray, /) -> None:
-        """Codes (s, n) of samples and nodes of a layer, and the groups (s,) that answer for the samples."""
+    def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, reference: np.ndarray, /) -> None:
+        """Codes (s, n) of samples and nodes of a layer, and the references (s,): which counts answer."""
 
     @property
     def is_portable(self) -> bool:
@@ -48,7 +48,7 @@ class WriteCodes(Protocol):
 
 
 def score_by_threads(
-    ready: Score,
+    job: ScoreJob,
     progress: Progress,
     write: WriteScores,
     write_codes: WriteCodes | None = None,
@@ -58,30 +58,30 @@ def score_by_threads(
 
     ``write`` is given samples, results and the number of NaN among their values, in order of the samples.
 
-    ``write_codes`` is given layer, samples, nodes, codes and groups of every block, from the threads that made it.
+    ``write_codes`` is given layer, samples, nodes, codes and references of every block, from the threads that made it.
     """
-    walk = _Walk(ready, progress, write_codes)
-    row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
-    progress.start(f"score from sample {start:,} on" if start else "score", ready.source.samples * row)
+    walk = ScoreWalk(job, progress, write_codes)
+    row = sum(plan.nodes * plan.itemsize for plan in job.plan.layers)
+    progress.start(f"score from sample {start:,} on" if start else "score", job.source.samples * row)
     progress.skip(start * row)
-    while start < ready.source.samples:
-        segment = slice(start, min(start + segment_length(ready), ready.source.samples))
+    while start < job.source.samples:
+        segment = slice(start, min(start + segment_length(job), job.source.samples))
         start, results, missing = walk.score(segment)
         write(slice(segment.start, start), results, missing)
 
 
-def segment_length(ready: Score) -> int:
+def segment_length(job: ScoreJob) -> int:
     """Most samples that are scored before anything is written, blocks doubled again and again.
 
     Where their tallies wait for other tiles: as many as there is room for.
     """
-    if ready.plan.together:
-        row = sum(plan.nodes * plan.itemsize for plan in ready.plan.layers)
+    if job.plan.together:
+        row = sum(plan.nodes * plan.itemsize for plan in job.plan.layers)
         room = min(SCORE_CHUNK, tiling.SEGMENT // max(row, 1))
     else:
-        row = sum(len(t) + 2 for t in ready.scanner.thresholds.values()) * 4 * len(ready.scanner.targets)
-        room = ready.plan.memory // TALLY_SHARE // max(row, 1)
-    samples = max(plan.part for plan in ready.plan.layers) * ready.plan.threads
+        row = sum(len(t) + 2 for t in job.scanner.thresholds.values()) * 4 * len(job.scanner.references)
+        room = job.plan.memory // TALLY_SHARE // max(row, 1)
+    samples = max(plan.part for plan in job.plan.layers) * job.plan.threads
     while 2 * samples <= room:
         samples *= 2
     return samples
@@ -90,44 +90,44 @@ def segment_length(ready: Score) -> int:
 class _Tables:
     """Tables of tiles: kept with the background where they are small, for this run where there is room for all."""
 
-    def __init__(self, ready: Score, plans: Mapping[str, LayerPlan]) -> None:
-        self.ready = ready
+    def __init__(self, job: ScoreJob, plans: Mapping[str, LayerPlan]) -> None:
+        self.job = job
         small = all(plan.nodes <= KEPT_NODES for plan in plans.values())
-        self.kept: dict[tuple[str, ...], Any] = ready.background.kept if small else {}
+        self.kept: dict[tuple[str, ...], Any] = job.background.kept if small else {}
 
-    def get(self, name: str, tile: slice) -> Tables:
-        form, options = self.ready.source.layers[self.ready.pairs[name]].form, self.ready.options
+    def get(self, name: str, tile: slice) -> NodeTables:
+        form, options = self.job.source.layers[self.job.source_layers[name]].float_format, self.job.options
         asked = (options.alphas, repr(float(options.alpha_max)), *options.tails)
-        key = ("scan", self.ready.scanner.backend.name, name, f"{tile.start}:{tile.stop}", form.name, *asked)
+        key = ("scan", self.job.scanner.backend.name, name, f"{tile.start}:{tile.stop}", form.name, *asked)
         if key in self.kept:
-            found: Tables = self.kept[key]
+            found: NodeTables = self.kept[key]
             return found
-        made = self.ready.scanner.tables(name, tile, form)
-        if self.ready.plan.together:
+        made = self.job.scanner.tables(name, tile, form)
+        if self.job.plan.together:
             self.kept[key] = made
         return made
 
 
-class _Walk:
+class ScoreWalk:
     """One run over the samples: what its threads share."""
 
-    def __init__(self, ready: Score, progress: Progress, write_codes: WriteCodes | None) -> None:
-        self.ready = ready
+    def __init__(self, job: ScoreJob, progress: Progress, write_codes: WriteCodes | None) -> None:
+        self.job = job
         self.progress = progress
         self.write_codes = write_codes
-        self.plans = dict(zip(ready.pairs, ready.plan.layers, strict=True))
-        self.tables = _Tables(ready, self.plans)
-        self.buffers = ready.scanner.backend.make_buffers()
+        self.plans = dict(zip(job.source_layers, job.plan.layers, strict=True))
+        self.tables = _Tables(job, self.plans)
+        self.buffers = job.scanner.backend.make_buffers()
         self.layers = self._windowed()
         tiles = [(name, tile) for name, plan in self.plans.items() for tile in plan.tiles]
-        self.passes = [tiles] if ready.plan.together else [[tile] for tile in tiles]
+        self.passes = [tiles] if job.plan.together else [[tile] for tile in tiles]
         """Tiles whose tables are held at the same time."""
 
     def _windowed(self) -> dict[str, Layer]:
         """The layers as they are read, without the samples that were held until now."""
-        layers, threads = self.ready.source.layers, self.ready.plan.threads
+        layers, threads = self.job.source.layers, self.job.plan.threads
         return {
-            name: windowed(layers[self.ready.pairs[name]], plan.window, plan.readers, threads)
+            name: windowed(layers[self.job.source_layers[name]], plan.window, plan.readers, threads)
             for name, plan in self.plans.items()
         }
 
@@ -138,8 +138,8 @@ class _Walk:
         """
         samples, missing = segment.stop - segment.start, 0
         seen = np.zeros(samples, np.int64)
-        results = {kind: Scored.empty(samples) for kind in self.ready.options.kinds}
-        waiting = self.ready.scanner.empty_tallies(samples) if len(self.passes) > 1 else None
+        results = {kind: Scored.empty(samples) for kind in self.job.options.kinds}
+        waiting = self.job.scanner.empty_tallies(samples) if len(self.passes) > 1 else None
         for number, tiles in enumerate(self.passes):
             # The first pass over them says how many samples it will be.
             seconds = math.inf if number else keeping.CHECKPOINT_SECONDS / len(self.passes)
@@ -166,7 +166,7 @@ class _Walk:
     def _run(
         self,
         segment: slice,
-        tiles: list[tuple[str, slice, Tables]],
+        tiles: list[tuple[str, slice, NodeTables]],
         waiting: Mapping[str, np.ndarray] | None,
         results: Results,
         seen: np.ndarray,
@@ -177,7 +177,7 @@ class _Walk:
         The nodes of every sample are added to what was ``seen`` of it. Returns the sample where it ended, and the
         number of NaN among the values.
         """
-        scanner, threads = self.ready.scanner, self.ready.plan.threads
+        scanner, threads = self.job.scanner, self.job.plan.threads
         largest, least = (max(getattr(self.plans[name], size) for name, _, _ in tiles) for size in ("part", "least"))
         threads = min(threads, -(-(segment.stop - segment.start) // least))
         parts = Queue(segment, largest, least, threads, seconds)
@@ -192,7 +192,7 @@ class _Walk:
                     tallies = {tail: tally[:, inside] for tail, tally in waiting.items()}
                 missing += sum(self._tally(name, tile, made, rows, tallies, seen[inside]) for name, tile, made in tiles)
                 own = {kind: every.part(inside) for kind, every in results.items()}
-                scanner.scores(tallies, self.ready.group[rows], own)
+                scanner.scores(tallies, self.job.reference[rows], own)
             return missing
 
         missing = sum(run_in_threads(task, range(threads), threads))
@@ -202,7 +202,7 @@ class _Walk:
         self,
         name: str,
         tile: slice,
-        tables: Tables,
+        tables: NodeTables,
         samples: slice,
         tallies: Mapping[str, np.ndarray],
         seen: np.ndarray,
@@ -218,11 +218,11 @@ class _Walk:
                 block = read_block(layer, rows, tile, self.buffers)
                 own = {tail: tally[:, relative_to(rows, samples)] for tail, tally in tallies.items()}
                 left = None if codes is None else codes[relative_to(rows, part)]
-                missing += self.ready.scanner.tally_block(
-                    tables, block.bits, block.first, self.ready.group[rows], own, left, self.buffers
+                missing += self.job.scanner.tally_block(
+                    tables, block.bits, block.first, self.job.reference[rows], own, left, self.buffers
                 )
                 seen[relative_to(rows, samples)] += nodes
                 self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
             if self.write_codes is not None and codes is not None:
-                self.write_codes(name, part, tile, codes, self.ready.group[part])
+                self.write_codes(name, part, tile, codes, self.job.reference[part])
         return missing

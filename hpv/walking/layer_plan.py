@@ -10,16 +10,16 @@ from hpv.base.errors import InputError
 from hpv.base.words import human
 from hpv.walking import tiling
 from hpv.walking.tiling import (
-    Walk,
+    Needs,
     better_chunks,
+    candidates,
     chunk_shape,
     cut_evenly,
     halves,
     least_part,
-    pilot_way,
+    pilot_candidate,
     tile_width,
     too_large,
-    ways_to_walk,
     widths,
 )
 
@@ -80,50 +80,54 @@ class LayerPlan:
         return self.bytes_fetched / self.bytes_read
 
 
-class Walked(NamedTuple):
+class Choice(NamedTuple):
     """How a layer is walked, and what that needs."""
 
     plan: LayerPlan
     need: int
     """Bytes while it is walked."""
-    held: int
+    window_bytes: int
     """Bytes of windows beside them, where other layers are walked at the same time."""
     cost: int
     """Bytes read, and read and written again."""
 
 
-def walk(layer: Layer, job: Walk) -> Walked:
+def plan_layer(layer: Layer, needs: Needs) -> Choice:
     """Tiles and blocks of a layer that fit, and cost the least."""
     samples, nodes = layer.shape
-    itemsize = layer.form.key.itemsize
-    widest = tile_width(nodes, job.usable // 2, job.per_node, chunk_shape(layer)[1])
+    itemsize = layer.float_format.key.itemsize
+    widest = tile_width(nodes, needs.usable // 2, needs.per_node, chunk_shape(layer)[1])
     # Where the tables of all nodes are there at once, blocks go through all of them.
-    tried = widths(widest, layer) if job.per_node else [layer.shape[1]]
-    ways = [way for width in tried for way in ways_to_walk(layer, job, width)]
-    if not ways and job.per_node:  # narrower tiles leave more room for chunks, at the price of reading them again
-        ways = next(filter(None, (list(ways_to_walk(layer, job, width)) for width in halves(widest))), [])
+    tried = widths(widest, layer) if needs.per_node else [layer.shape[1]]
+    ways = [candidate for width in tried for candidate in candidates(layer, needs, width)]
+    if not ways and needs.per_node:  # narrower tiles leave more room for chunks, at the price of reading them again
+        ways = next(filter(None, (list(candidates(layer, needs, width)) for width in halves(widest))), [])
     if not ways:
-        raise too_large(layer, job)
-    way = min(ways, key=lambda one: one.cost)
+        raise too_large(layer, needs)
+    candidate = min(ways, key=lambda one: one.cost)
     # The pilot is read again for each of its tiles, so it gets all that blocks leave.
-    pilot = pilot_way(layer, job, way)
-    need = max(int(way.width * job.per_node) + way.buffers + way.held, pilot.buffers + pilot.held)
-    if need > job.usable:
+    pilot = pilot_candidate(layer, needs, candidate)
+    need = max(
+        int(candidate.width * needs.per_node) + candidate.buffers + candidate.window_bytes,
+        pilot.buffers + pilot.window_bytes,
+    )
+    if need > needs.usable:
         raise InputError(
-            f"layer {layer.name}: {human(need)} are needed beside the state and {human(job.usable)} are left; "
+            f"layer {layer.name}: {human(need)} are needed beside the state and {human(needs.usable)} are left; "
             "give more memory or fewer threads."
         )
     per_segment = max(
-        way.block * job.workers, int(tiling.SEGMENT // max(way.width * itemsize, 1)) // way.block * way.block
+        candidate.block * needs.workers,
+        int(tiling.SEGMENT // max(candidate.width * itemsize, 1)) // candidate.block * candidate.block,
     )
     plan = LayerPlan(
-        layer.name, samples, nodes, itemsize, cut_evenly(nodes, way.width), tuple(job.pilot),
+        layer.name, samples, nodes, itemsize, cut_evenly(nodes, candidate.width), tuple(needs.pilot),
         cut_evenly(nodes, pilot.width),
-        way.block, way.part, least_part(layer, job, way), cut_evenly(samples, per_segment),
-        way.window, pilot.window, min(way.readers, pilot.readers), way.fetched + pilot.fetched,
+        candidate.block, candidate.part, least_part(layer, needs, candidate), cut_evenly(samples, per_segment),
+        candidate.window, pilot.window, min(candidate.readers, pilot.readers), candidate.fetched + pilot.fetched,
     )  # fmt: skip
-    held = way.held if job.windows > 1 else 0
-    return Walked(plan, need - held, held, way.cost[0])
+    held = candidate.window_bytes if needs.windows > 1 else 0
+    return Choice(plan, need - held, held, candidate.cost[0])
 
 
 def layout_warning(layer: Layer, plan: LayerPlan) -> str | None:

@@ -124,7 +124,7 @@ def usable_bytes(budget: int, state: int, what: str, aside: int = 0) -> int:
 def staged_bytes(layers: Iterable[Layer], workers: int, room: Room) -> int:
     """Bytes of copies of blocks that lie in memory, and of results on their way back."""
     copies = 1 + any(layer.in_memory for layer in layers)
-    return workers * room.places * room.staged * copies
+    return workers * room.blocks_under_way * room.staged * copies
 
 
 def within_room(usable: int, room: Room) -> int:

@@ -26,8 +26,8 @@ USEFUL_WINDOW = 32 * MIB
 """Larger windows than this have no use but for chunks that are taller."""
 
 
-class Walk(NamedTuple):
-    """What a layer is walked for."""
+class Needs(NamedTuple):
+    """What a walk needs per node, per block and in all, in bytes; input of `plan_layer`."""
 
     per_node: float
     """Bytes that are held for every node of a tile."""
@@ -37,17 +37,17 @@ class Walk(NamedTuple):
     pilot: Sequence[slice] = ()
     proposing: float = 0
     """Bytes per node while the pilot is ordered."""
-    kept: int = 0
+    bytes_per_value_written: int = 0
     """Bytes that are made, and written, beside every value."""
     all_nodes: int = 0
     """Nodes of all layers whose samples are gone through together; 0: they are not."""
-    most: int | None = None
+    most_samples: int | None = None
     """Samples that a thread works on at most before it adds them up."""
-    apart: bool = False
+    tile_by_tile: bool = False
     """Whether the samples that all threads work on are gone through tile after tile."""
     windows: int = 1
     """Layers that may hold windows at the same time."""
-    places: int = 1
+    blocks_under_way: int = 1
     """Blocks that a thread has under way."""
 
     def at_once(self, samples: int) -> int:
@@ -55,7 +55,7 @@ class Walk(NamedTuple):
         return most_at_once(self.all_nodes) if self.all_nodes else samples
 
 
-class Way(NamedTuple):
+class Candidate(NamedTuple):
     """Tiles of one width, and how they are read."""
 
     width: int
@@ -65,7 +65,7 @@ class Way(NamedTuple):
     readers: int
     buffers: int
     """Bytes of the threads' blocks, and of reading them."""
-    held: int
+    window_bytes: int
     """Bytes of the windows."""
     fetched: int
     """Bytes of chunks read."""
@@ -85,7 +85,7 @@ def block_samples(row: int, in_memory: bool) -> tuple[int, int]:
     return LARGEST_BLOCK // row, LARGEST_BLOCK // row
 
 
-def kept_chunks(nodes: int, samples: int, all_nodes: int, itemsize: int = 1) -> tuple[int, int]:
+def score_chunks(nodes: int, samples: int, all_nodes: int, itemsize: int = 1) -> tuple[int, int]:
     """Samples and nodes of a chunk of codes or ranges: whole rows up to 16,384 nodes, a power of two of samples.
 
     ``all_nodes``: of all layers together. Beside wide layers the chunks of a narrow one are flat.
@@ -100,94 +100,97 @@ def most_at_once(all_nodes: int) -> int:
     return max(64, DONE_AT_ONCE // all_nodes)
 
 
-def ways_to_walk(layer: Layer, job: Walk, width: int) -> Iterator[Way]:
+def candidates(layer: Layer, needs: Needs, width: int) -> Iterator[Candidate]:
     """Blocks of whole chunks where every thread has room for its own, else windows that threads share."""
-    direct = _direct(layer, job, width)
+    direct = _direct(layer, needs, width)
     if direct is not None:
         yield direct
     else:
-        shared = _shared(layer, job, width)
+        shared = _shared(layer, needs, width)
         if shared is not None:
             yield shared
 
 
-def _direct(layer: Layer, job: Walk, width: int) -> Way | None:
+def _direct(layer: Layer, needs: Needs, width: int) -> Candidate | None:
     """Every thread reads blocks of its own; None if one of whole chunks is too large."""
     samples, nodes = layer.shape
-    itemsize, share = layer.form.key.itemsize, job.usable // 2
+    itemsize, share = layer.float_format.key.itemsize, needs.usable // 2
     chunk_rows, _ = chunk_shape(layer)
-    row = width * (itemsize + job.kept) * job.places
+    row = width * (itemsize + needs.bytes_per_value_written) * needs.blocks_under_way
     scratch = layer.scratch(chunk_rows) if layer.reads_whole else 0
-    fitting = max(1, min(samples, job.most or samples, (share // job.workers - scratch) // max(row, 1)))
+    fitting = max(1, min(samples, needs.most_samples or samples, (share // needs.workers - scratch) // max(row, 1)))
     unit = chunk_rows
     if layer.reads_whole and unit > min(fitting, samples):
         return None
     while unit > fitting:  # any part of a chunk can be read by itself
         unit = -(-unit // 2)
-    if layer.on_device and not job.kept:
-        return Way(width, samples, samples, 0, job.workers, 0, 0, samples * nodes * itemsize)
-    in_place = layer.in_memory and not job.kept
-    largest = min(fitting, block_samples(width * itemsize, in_place)[0], job.at_once(samples))
+    if layer.on_device and not needs.bytes_per_value_written:
+        return Candidate(width, samples, samples, 0, needs.workers, 0, 0, samples * nodes * itemsize)
+    in_place = layer.in_memory and not needs.bytes_per_value_written
+    largest = min(fitting, block_samples(width * itemsize, in_place)[0], needs.at_once(samples))
     rows = max(unit, largest // unit * unit)
-    if job.kept and unit == 1:  # any block is as good: one that fits into chunks of codes
+    if needs.bytes_per_value_written and unit == 1:  # any block is as good: one that fits into chunks of codes
         rows = _power(rows)
-    while rows > unit and job.workers * (rows * row + layer.scratch(rows)) > share:  # more is asked for ahead
+    while rows > unit and needs.workers * (rows * row + layer.scratch(rows)) > share:  # more is asked for ahead
         rows = max(unit, rows // 2 // unit * unit)
     beside = layer.scratch(rows)
-    blocks = 0 if in_place else job.workers * (rows * row + beside)
+    blocks = 0 if in_place else needs.workers * (rows * row + beside)
     part = rows
-    if job.kept:
+    if needs.bytes_per_value_written:
         # Whole chunks of codes are written once, where there is room to collect them.
-        whole = min(math.lcm(rows, kept_chunks(nodes, samples, job.all_nodes)[0]), samples)
-        if whole <= (job.most or samples) and job.workers * whole * width <= share - blocks:
-            part, blocks = whole, blocks + job.workers * (whole - rows) * width
+        whole = min(math.lcm(rows, score_chunks(nodes, samples, needs.all_nodes)[0]), samples)
+        if whole <= (needs.most_samples or samples) and needs.workers * whole * width <= share - blocks:
+            part, blocks = whole, blocks + needs.workers * (whole - rows) * width
     fetched = samples * _columns(layer, width) * itemsize
-    return Way(width, rows, part, 0, job.workers, blocks, 0, fetched, _rewritten(layer, job, width, part))
+    return Candidate(width, rows, part, 0, needs.workers, blocks, 0, fetched, _rewritten(layer, needs, width, part))
 
 
-def _shared(layer: Layer, job: Walk, width: int) -> Way | None:
+def _shared(layer: Layer, needs: Needs, width: int) -> Candidate | None:
     """Threads share windows, and no more of them read at once than there is room for chunks."""
     samples, _ = layer.shape
-    itemsize, (chunk_rows, _) = layer.form.key.itemsize, chunk_shape(layer)
-    row, scratch = width * (itemsize + job.kept) * job.places, layer.scratch(chunk_rows)
-    room = job.usable - max(int(width * job.per_node), job.usable // 4)
-    if job.windows > 1:
-        room = job.usable // 2 // job.windows
-    readers = max(1, min(job.workers, room // 2 // max(scratch, 1)))
+    itemsize, (chunk_rows, _) = layer.float_format.key.itemsize, chunk_shape(layer)
+    row, scratch = (
+        width * (itemsize + needs.bytes_per_value_written) * needs.blocks_under_way,
+        layer.scratch(chunk_rows),
+    )
+    room = needs.usable - max(int(width * needs.per_node), needs.usable // 4)
+    if needs.windows > 1:
+        room = needs.usable // 2 // needs.windows
+    readers = max(1, min(needs.workers, room // 2 // max(scratch, 1)))
     left = room - readers * scratch
-    most = min(job.most or samples, job.at_once(samples))
-    blocks = max(1, min(samples, most, LARGEST_BLOCK // row, left // 4 // job.workers // row))
-    left -= job.workers * blocks * row
-    window = min(_window(layer, width, left, job.workers), samples)
-    if job.apart and job.most:
-        window = min(window, job.most * job.workers)
+    most = min(needs.most_samples or samples, needs.at_once(samples))
+    blocks = max(1, min(samples, most, LARGEST_BLOCK // row, left // 4 // needs.workers // row))
+    left -= needs.workers * blocks * row
+    window = min(_window(layer, width, left, needs.workers), samples)
+    if needs.tile_by_tile and needs.most_samples:
+        window = min(window, needs.most_samples * needs.workers)
     if window < 1 or left < 0:
         return None
     # All threads are in one window, or in the next one.
-    blocks = max(1, min(blocks, window // job.workers))
+    blocks = max(1, min(blocks, window // needs.workers))
     part = blocks = blocks // chunk_rows * chunk_rows or blocks
-    if job.kept:  # codes are collected for chunks of them, a power of two
+    if needs.bytes_per_value_written:  # codes are collected for chunks of them, a power of two
         blocks = _power(blocks)
-        part = _power(max(1, min(window // job.workers, most)))
-        while part > blocks and job.workers * (part - blocks) * width > left // 4:
+        part = _power(max(1, min(window // needs.workers, most)))
+        while part > blocks and needs.workers * (part - blocks) * width > left // 4:
             part //= 2
-        left -= job.workers * (part - blocks) * width
-        window = min(window, _window(layer, width, left, job.workers))
-        part = min(part, _power(max(1, window // job.workers)))
+        left -= needs.workers * (part - blocks) * width
+        window = min(window, _window(layer, width, left, needs.workers))
+        part = min(part, _power(max(1, window // needs.workers)))
         blocks = min(blocks, part)
-    step = min(window, job.most * job.workers) if job.apart and job.most else window
+    step = min(window, needs.most_samples * needs.workers) if needs.tile_by_tile and needs.most_samples else window
     fetched = _fetched(samples, step, chunk_rows) * _columns(layer, width) * itemsize
-    held = windows_held(window, samples, job.workers) * window * width * itemsize
-    buffers = readers * scratch + job.workers * (blocks * row + (part - blocks) * width)
-    return Way(
-        width, blocks, part, window, readers, buffers, held, fetched, _rewritten(layer, job, width, part)
+    held = windows_held(window, samples, needs.workers) * window * width * itemsize
+    buffers = readers * scratch + needs.workers * (blocks * row + (part - blocks) * width)
+    return Candidate(
+        width, blocks, part, window, readers, buffers, held, fetched, _rewritten(layer, needs, width, part)
     )  # fmt: skip
 
 
 def _window(layer: Layer, width: int, room: int, threads: int) -> int:
     """Samples of a window: whole chunks, or equal parts of them."""
     samples, chunk_rows = layer.shape[0], chunk_shape(layer)[0]
-    row = width * layer.form.key.itemsize
+    row = width * layer.float_format.key.itemsize
     if chunk_rows == samples and samples * row <= room:
         return samples
     rows = max(room, 0) // windows_held(1, 2, threads) // row
@@ -196,41 +199,45 @@ def _window(layer: Layer, width: int, room: int, threads: int) -> int:
     return max(min(rows, USEFUL_WINDOW // row) // chunk_rows, 1) * chunk_rows
 
 
-def pilot_way(layer: Layer, job: Walk, way: Way) -> Way:
+def pilot_candidate(layer: Layer, needs: Needs, candidate: Candidate) -> Candidate:
     """Tiles that the pilot is read in: its keys are held, and what reading them needs."""
     samples, nodes = layer.shape
-    itemsize, (chunk_rows, chunk_nodes) = layer.form.key.itemsize, chunk_shape(layer)
-    leave = job.usable // 2 if way.window else way.buffers
+    itemsize, (chunk_rows, chunk_nodes) = layer.float_format.key.itemsize, chunk_shape(layer)
+    leave = needs.usable // 2 if candidate.window else candidate.buffers
     # No more than whole chunks for a while: edges are saved tile by tile.
-    room = min(job.usable - leave, max(SEGMENT, int(job.proposing * chunk_nodes)))
-    widest = tile_width(nodes, room, job.proposing, chunk_nodes)
-    packed = int(widest * job.proposing)
-    if not layer.reads_whole or not job.pilot:
-        fetched = sum(run.stop - run.start for run in job.pilot) * _columns(layer, widest) * itemsize
-        return Way(widest, way.block, way.block, 0, way.readers, packed + way.buffers, 0, fetched)
-    scratch, found = layer.scratch(max(chunk_rows, way.block)), list[Way]()
+    room = min(needs.usable - leave, max(SEGMENT, int(needs.proposing * chunk_nodes)))
+    widest = tile_width(nodes, room, needs.proposing, chunk_nodes)
+    packed = int(widest * needs.proposing)
+    if not layer.reads_whole or not needs.pilot:
+        fetched = sum(run.stop - run.start for run in needs.pilot) * _columns(layer, widest) * itemsize
+        return Candidate(
+            widest, candidate.block, candidate.block, 0, candidate.readers, packed + candidate.buffers, 0, fetched
+        )
+    scratch, found = layer.scratch(max(chunk_rows, candidate.block)), list[Candidate]()
     for width in (*widths(widest, layer), *halves(widest)):
         if found and width < chunk_nodes:
             break
         columns = _columns(layer, width) * itemsize
-        packed = int(width * job.proposing)
-        blocks = job.workers * way.block * width * itemsize
-        if packed + blocks + job.workers * scratch <= job.usable:
-            pieces = [piece for run in job.pilot for piece in _pieces(run, way.block)]
+        packed = int(width * needs.proposing)
+        blocks = needs.workers * candidate.block * width * itemsize
+        if packed + blocks + needs.workers * scratch <= needs.usable:
+            pieces = [piece for run in needs.pilot for piece in _pieces(run, candidate.block)]
             rows = sum(_touched(piece, chunk_rows, samples) for piece in pieces)
-            found.append(Way(width, way.block, way.block, 0, job.workers, packed + blocks + job.workers * scratch, 0,
-                             rows * columns))  # fmt: skip
-        left = job.usable - packed - blocks
-        readers = max(1, min(job.workers, left // 2 // max(scratch, 1)))
-        window = _window(layer, width, left - readers * scratch, job.workers)
+            buffers, block = packed + blocks + needs.workers * scratch, candidate.block
+            found.append(Candidate(width, block, block, 0, needs.workers, buffers, 0, rows * columns))
+        left = needs.usable - packed - blocks
+        readers = max(1, min(needs.workers, left // 2 // max(scratch, 1)))
+        window = _window(layer, width, left - readers * scratch, needs.workers)
         if window:
-            windows = {number for run in job.pilot for number in _numbers(run, window)}
+            windows = {number for run in needs.pilot for number in _numbers(run, window)}
             rows = sum(_touched(slice(at * window, (at + 1) * window), chunk_rows, samples) for at in windows)
-            held = windows_held(window, samples, job.workers) * window * width * itemsize
+            held = windows_held(window, samples, needs.workers) * window * width * itemsize
             buffers = packed + blocks + readers * scratch
-            found.append(Way(width, way.block, way.block, window, readers, buffers, held, rows * columns))
+            found.append(
+                Candidate(width, candidate.block, candidate.block, window, readers, buffers, held, rows * columns)
+            )
     if not found:
-        raise too_large(layer, job)
+        raise too_large(layer, needs)
     return min(found, key=lambda one: (one.cost, one.window))
 
 
@@ -265,21 +272,21 @@ def _pieces(rows: slice, step: int) -> Iterator[slice]:
         yield slice(start, min(rows.stop, start + step))
 
 
-def _rewritten(layer: Layer, job: Walk, width: int, part: int) -> int:
+def _rewritten(layer: Layer, needs: Needs, width: int, part: int) -> int:
     """Bytes of chunks of codes that are read and written again, as a tile or a part fills only some of them."""
-    if not job.kept:
+    if not needs.bytes_per_value_written:
         return 0
     samples, nodes = layer.shape
-    rows, columns = kept_chunks(nodes, samples, job.all_nodes)
+    rows, columns = score_chunks(nodes, samples, needs.all_nodes)
     times = _fetched(samples, part, rows) * _fetched(nodes, width, columns) - samples * nodes
-    return 2 * job.kept * times
+    return 2 * needs.bytes_per_value_written * times
 
 
-def least_part(layer: Layer, job: Walk, way: Way) -> int:
+def least_part(layer: Layer, needs: Needs, candidate: Candidate) -> int:
     """Samples of the smallest part that a thread takes."""
-    if layer.in_memory and not job.kept:
-        return min(way.block, block_samples(way.width * layer.form.key.itemsize, True)[1])
-    return way.part
+    if layer.in_memory and not needs.bytes_per_value_written:
+        return min(candidate.block, block_samples(candidate.width * layer.float_format.key.itemsize, True)[1])
+    return candidate.part
 
 
 def widths(widest: int, layer: Layer) -> Iterator[int]:
@@ -312,16 +319,16 @@ def chunk_shape(layer: Layer) -> tuple[int, int]:
 
 def better_chunks(layer: Layer) -> str:
     """A chunk shape to recommend for a layer, in words."""
-    return str(activation_chunks(layer.shape[1], layer.form.storage.itemsize))
+    return str(activation_chunks(layer.shape[1], layer.float_format.storage.itemsize))
 
 
-def too_large(layer: Layer, job: Walk) -> InputError:
+def too_large(layer: Layer, needs: Needs) -> InputError:
     """What is to be said of a layer of which not one chunk fits."""
     rows, nodes = chunk_shape(layer)
     return InputError(
         f"layer {layer.name}: {human(layer.scratch(rows) + MIB)} are needed beside the state to read one of its chunks "
-        f"of {rows} x {nodes}, and {human(job.usable)} are left; give more memory, or store it in smaller chunks, such "
-        f"as {better_chunks(layer)}."
+        f"of {rows} x {nodes}, and {human(needs.usable)} are left; give more memory, or store it in smaller chunks, "
+        f"such as {better_chunks(layer)}."
     )
 
 

@@ -130,7 +130,7 @@ def test_pinned_memory_of_the_caller_is_sent_as_it_is(monkeypatch: pytest.Monkey
     background = hpv.fit(x, backend="cpu", bins=4)
     monkeypatch.setattr(moving, "LARGEST_PLACE", 50)
     monkeypatch.setattr(gpu, "is_pinned", lambda _: True)
-    monkeypatch.setattr(moving.Place, "here", lambda _, purpose, *what: {"out 0": np.empty(*what)}[purpose])
+    monkeypatch.setattr(moving.Slot, "here", lambda _, purpose, *what: {"out 0": np.empty(*what)}[purpose])
     same(background.encode(x, backend="cuda"), background.encode(x, backend="cpu"))
     assert hpv.fit(x, edges=background, backend="cuda").fingerprint == background.fingerprint
 

@@ -38,7 +38,7 @@ class Case:
 
     @property
     def wide(self) -> np.dtype:
-        return np.dtype(np.int64 if self.form is FLOAT64 else np.int32)
+        return np.dtype(np.int64 if self.float_format is FLOAT64 else np.int32)
 
     def on_device(self) -> tuple[object, object]:
         """Bits, and edges (k, n) as the kernels take them."""
@@ -46,7 +46,7 @@ class Case:
 
     def codes(self) -> np.ndarray:
         codes = np.full(self.shape, 77, np.uint8)
-        cpu.encode(cpu.make_coder(self.edges, self.form), self.bits, self.first, codes)
+        cpu.encode(cpu.make_coder(self.edges, self.float_format), self.bits, self.first, codes)
         return codes
 
 
@@ -84,7 +84,7 @@ def test_this_is_the_simulator() -> None:
 def check_codes(case: Case) -> None:
     codes = cuda.to_device(np.full(case.shape, 77, np.uint8))
     bits, edges = case.on_device()
-    encoding.encode(bits, case.first, edges, case.form.infinity, codes, 0)
+    encoding.encode(bits, case.first, edges, case.float_format.infinity, codes, 0)
     np.testing.assert_array_equal(codes.copy_to_host(), case.codes())
 
 
@@ -103,11 +103,11 @@ def test_codes_of_any_number_of_edges(form: FloatFormat, k: int) -> None:
 
 def check_counts(case: Case, rows: np.ndarray | None) -> None:
     """Twice, because counts are added to what is there."""
-    nodes, k, form = len(case.edges), case.edges.shape[1], case.form
+    nodes, k, form = len(case.edges), case.edges.shape[1], case.float_format
     bits, edges = case.on_device()
     histogram = cuda.to_device(np.zeros((k + 1, nodes), np.int64))
-    lowest = cuda.to_device(np.full(nodes, form.unused, case.wide))
-    highest = cuda.to_device(np.full(nodes, form.missing, case.wide))
+    lowest = cuda.to_device(np.full(nodes, form.no_edge, case.wide))
+    highest = cuda.to_device(np.full(nodes, form.nan_key, case.wide))
     chosen = None if rows is None else cuda.to_device(rows.astype(np.int32))
     state = cpu.start_counts(cpu.make_counter(case.edges, form), 1, form)
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_counts_of_any_number_of_edges(form: FloatFormat, k: int) -> None:
 def test_counts_of_nothing_but_nan() -> None:
     case = make_case(BFLOAT16, 3, 9, 5)
     case.bits[:] = BFLOAT16.infinity + 1
-    case.bits[::2] |= BFLOAT16.missing
+    case.bits[::2] |= BFLOAT16.nan_key
     check_counts(case, None)
 
 
@@ -160,7 +160,7 @@ def check_ranges(case: Case, groups: int | None, rows: np.ndarray | None, dtype:
     for straight in (True, False):
         out = tuple(cuda.to_device(np.full(case.shape, 7, dtype)) for _ in range(2))
         if straight:
-            ranging.ranges(bits, case.first, chosen, grouped, edges, case.form.infinity, there, out, 0)
+            ranging.ranges(bits, case.first, chosen, grouped, edges, case.float_format.infinity, there, out, 0)
         else:
             ranging.look_up(cuda.to_device(codes), chosen, grouped, there, out, 0)
         for one, other in zip(out, expected, strict=True):
@@ -207,7 +207,7 @@ def check_tallies(case: Case, tails: int, rows: np.ndarray | None, thresholds: i
     chosen = None if rows is None else cuda.to_device(rows.astype(np.int32))
     bits, edges = case.on_device()
     for _ in range(2):
-        where = bits, case.first, chosen, edges, case.form.infinity
+        where = bits, case.first, chosen, edges, case.float_format.infinity
         tallying.tally(*where, packed, tallies, codes, missing, 0)
     rows = np.arange(samples) if rows is None else rows
     coded = case.codes()

@@ -236,9 +236,9 @@ def nasty(rng: np.random.Generator, samples: int, columns: int, form: FloatForma
 
 def edge_keys(rng: np.random.Generator, keys: np.ndarray, k: int, form: FloatFormat) -> np.ndarray:
     """Edges (n, k) at values, right beside them, and anywhere; every node has another number of them."""
-    edges = np.full((keys.shape[1], k), form.unused, form.key)
+    edges = np.full((keys.shape[1], k), form.no_edge, form.key)
     for j in range(len(edges)):
-        seen = keys[:, j][keys[:, j] != form.missing].astype(object)
+        seen = keys[:, j][keys[:, j] != form.nan_key].astype(object)
         around = [int(x) + d for x in seen for d in (0, 1)] + [0, 1, -1, form.infinity, -form.infinity]
         around += [int(x) for x in rng.integers(-form.infinity, form.infinity, 2 * k + 1, dtype=np.int64)]
         fits = np.array(sorted({x for x in around if -form.infinity <= x <= form.infinity}), dtype=form.key)

@@ -15,14 +15,14 @@ from hpv.walking.shards import cut_shard
 def fit(terminal: Terminal, *, out: str, overwrite: bool, shard: str | None, **options: Any) -> None:
     """``hpv fit``."""
     with output_of_shard(options):
-        ready = prepared_fit(**options)
-        part = None if shard is None else cut_shard(ready.source, shard, overwrite)
-        report_fill(terminal, ready.source)
-        with terminal.meter("fit", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
+        job = prepared_fit(**options)
+        part = None if shard is None else cut_shard(job.source, shard, overwrite)
+        report_fill(terminal, job.source)
+        with terminal.meter("fit", part.bytes_read(job.plan) if part else job.plan.bytes_read) as meter:
             if part:
-                background, already = fit_shard(ready, part, out, meter)
+                background, already = fit_shard(job, part, out, meter)
             else:
-                background, already = fit_to_store(ready, out, overwrite=overwrite, progress=meter)
+                background, already = fit_to_store(job, out, overwrite=overwrite, progress=meter)
     document = {"command": "fit", "out": out, **shard_of(part), "already_complete": already}
     document |= background_facts(Background.of(background))
     if background.path == out:  # of all shards: they are merged

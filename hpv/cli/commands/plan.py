@@ -12,14 +12,14 @@ from hpv.walking.plan import Plan
 
 def plan_fit(terminal: Terminal, **options: Any) -> None:
     """``hpv plan fit``."""
-    ready = prepared_fit(**options)
-    _show_plan(terminal, ready.plan, ready.source)
+    job = prepared_fit(**options)
+    _show_plan(terminal, job.plan, job.source)
 
 
 def plan_score(terminal: Terminal, *, background: str, **options: Any) -> None:
     """``hpv plan score``."""
-    ready = prepared_score(background, **options)
-    _show_plan(terminal, ready.plan, ready.source)
+    job = prepared_score(background, **options)
+    _show_plan(terminal, job.plan, job.source)
 
 
 def _show_plan(terminal: Terminal, plan: Plan, source: Activations) -> None:

@@ -14,9 +14,9 @@ from hpv.base.errors import InputError, StoreError
 from hpv.base.words import quantity
 from hpv.cli.clusters import cluster
 from hpv.cli.terminal import Terminal
-from hpv.fitting.job import Fit, prepare_fit
+from hpv.fitting.job import FitJob, prepare_fit
 from hpv.fitting.stored import open_background
-from hpv.scoring.job import Score, prepare_score
+from hpv.scoring.job import ScoreJob, prepare_score
 from hpv.walking.shards import Shard
 
 
@@ -26,7 +26,7 @@ def output_of_shard(options: dict[str, Any]) -> AbstractContextManager[None]:
     return cluster(**given, threads=options["threads"], backend=options["backend"])
 
 
-def prepared_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> Fit:
+def prepared_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> FitJob:
     """The fit that these options ask for, planned."""
     return prepare_fit(
         pilot=_pilot(pilot),
@@ -46,7 +46,7 @@ def prepared_score(
     labels: str | None,
     keep: Sequence[str] | None,
     **options: Any,
-) -> Score:
+) -> ScoreJob:
     """The score that these options ask for, planned."""
     # Lists that are not given leave the defaults to the library.
     given = {"tails": tail, "statistics": statistic, "forms": form}

@@ -16,14 +16,14 @@ def score(terminal: Terminal, *, background: str, out: str, overwrite: bool, sha
     """``hpv score``."""
     keep = names_to_keep(options["keep"])
     with output_of_shard(options):
-        ready = prepared_score(background, **options)
-        part = None if shard is None else cut_shard(ready.source, shard, overwrite)
-        report_fill(terminal, ready.source)
-        with terminal.meter("score", part.bytes_read(ready.plan) if part else ready.plan.bytes_read) as meter:
+        job = prepared_score(background, **options)
+        part = None if shard is None else cut_shard(job.source, shard, overwrite)
+        report_fill(terminal, job.source)
+        with terminal.meter("score", part.bytes_read(job.plan) if part else job.plan.bytes_read) as meter:
             if part:
-                store, already = score_shard(ready, part, out, keep, meter)
+                store, already = score_shard(job, part, out, keep, meter)
             else:
-                store, already = score_to_store(ready, out, keep, overwrite, meter)
+                store, already = score_to_store(job, out, keep, overwrite, meter)
     scores = Scores(store, already)
     document = {"command": "score", "out": out, **shard_of(part), "already_complete": already, **scores_facts(scores)}
     if scores.path == out:  # of all shards: they are merged

@@ -81,7 +81,7 @@ exit "$status"
 
 
 @dataclass(frozen=True)
-class Job:
+class Array:
     """What the user asked for besides the command."""
 
     given: Sequence[str]
@@ -104,45 +104,45 @@ class Job:
 def fit(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
         memory: str | None, threads: int | None, backend: str, **options: Any) -> None:  # fmt: skip
     """``hpv slurm fit``."""
-    job = Job(given, out, shards, time, partition, backend)
-    ready = prepared_fit(memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
-    job.check(ready.source)
-    _show(terminal, "fit", job, ready.plan, memory, STATES * ready.plan.bytes_written)
+    array = Array(given, out, shards, time, partition, backend)
+    job = prepared_fit(memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
+    array.check(job.source)
+    _show(terminal, "fit", array, job.plan, memory, STATES * job.plan.bytes_written)
 
 
 def score(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
           background: str, memory: str | None, threads: int | None, backend: str,
           **options: Any) -> None:  # fmt: skip
     """``hpv slurm score``."""
-    job = Job(given, out, shards, time, partition, backend)
-    ready = prepared_score(background, memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
-    job.check(ready.source)
-    _show(terminal, "score", job, ready.plan, memory)
+    array = Array(given, out, shards, time, partition, backend)
+    job = prepared_score(background, memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
+    array.check(job.source)
+    _show(terminal, "score", array, job.plan, memory)
 
 
-def _show(terminal: Terminal, command: str, job: Job, plan: Plan, memory: str | None, least: int = 0) -> None:
+def _show(terminal: Terminal, command: str, array: Array, plan: Plan, memory: str | None, least: int = 0) -> None:
     """Print the script, or with --json its parts as well."""
     needed = max(plan.memory + plan.memory // MARGIN, least) + IMPORTS
     mem = -(-needed // STEP) * STEP // MIB
     # Threads follow from --cpus-per-task, so that there is one place to change them.
-    run, merge = [command, *job.given, *([] if memory else ["--memory", MEMORY])], ["merge", job.out]
+    run, merge = [command, *array.given, *([] if memory else ["--memory", MEMORY])], ["merge", array.out]
     hpv = [sys.executable, "-m", "hpv"]
     script = TEMPLATE.format(
-        title=f"hpv {command}", command=command, shards=job.shards, cpus=plan.threads, mem=mem, time=job.time,
-        partition=f"#SBATCH --partition={job.partition}\n" if job.partition else "##SBATCH --partition=NAME\n",
-        gpu="--gres=gpu:1 " if job.backend == "cuda" else "",
+        title=f"hpv {command}", command=command, shards=array.shards, cpus=plan.threads, mem=mem, time=array.time,
+        partition=f"#SBATCH --partition={array.partition}\n" if array.partition else "##SBATCH --partition=NAME\n",
+        gpu="--gres=gpu:1 " if array.backend == "cuda" else "",
         chdir=_quoted(os.getcwd()), folder=shlex.quote(os.getcwd()), logs=LOGS, memory=memory or MEMORY,
         hpv=shlex.join(hpv), run=shlex.join(run), merge=shlex.join(merge),
     )  # fmt: skip
     document = {
         "command": "slurm",
         "script": script,
-        "array": f"1-{job.shards}",
+        "array": f"1-{array.shards}",
         "cpus": plan.threads,
         "mem": f"{mem}M",
-        "gpus": int(job.backend == "cuda"),
-        "time": job.time,
-        "run": [*hpv, *run, "--shard", f"I/{job.shards}"],
+        "gpus": int(array.backend == "cuda"),
+        "time": array.time,
+        "run": [*hpv, *run, "--shard", f"I/{array.shards}"],
         "merge": [*hpv, *merge],
     }
     terminal.result(document, script.rstrip("\n"))
