@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from hpv.activations import stored
 from hpv.activations.layers import Activations
 from hpv.activations.opening import open_activations
+from hpv.base import keeping
 from hpv.base.errors import DataError, InputError, OutputExistsError, StoreError
 from hpv.capturing import estimate
 from hpv.capturing.batches import CallRule, weights_hash
 from hpv.capturing.estimate import CapturePlan
 from hpv.capturing.storing import _alike, capture
-from hpv.walking import keeping
 
 
 @pytest.fixture
@@ -744,7 +744,7 @@ def test_two_captures_into_one_store(out: Path) -> None:
 
 KILLED = """
 import sys, torch
-from hpv.walking import keeping
+from hpv.base import keeping
 from hpv.capturing.storing import capture
 keeping.CHECKPOINT_SECONDS = 0.0
 torch.manual_seed(0)

@@ -804,7 +804,7 @@ WRITING = {"fit": fit_command, "score": score_command, "capture": capture_comman
 def writing(request: pytest.FixtureRequest, data: Data, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A command that writes a store, in many steps, each kept as it is done."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("hpv.walking.keeping.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("hpv.base.keeping.CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4096)
     monkeypatch.setattr("hpv.walking.tiling.KEPT_CHUNK", 1)
     command: list[object] = WRITING[request.param](data)

@@ -26,12 +26,13 @@ import hpv
 from hpv.activations.opening import open_activations
 from hpv.activations.writing import save_activations
 from hpv.api.scores import Scores
+from hpv.base import keeping
 from hpv.fitting import on_cluster
 from hpv.fitting.job import prepare_fit
 from hpv.fitting.running import fit_to_store
 from hpv.scoring.job import prepare_score
 from hpv.scoring.running import score_to_store
-from hpv.walking import cluster, keeping, tiling
+from hpv.walking import cluster, tiling
 from hpv.walking.cluster import _Work, active_client, task_ranges
 from hpv.walking.progress import Quiet
 

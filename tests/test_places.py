@@ -30,6 +30,7 @@ import hpv
 from hpv.activations.opening import open_activations
 from hpv.activations.writing import save_activations
 from hpv.api.merging import merge_shards
+from hpv.base import keeping
 from hpv.cli import main
 from hpv.fitting.job import prepare_fit
 from hpv.fitting.merging import merge_to_store
@@ -45,7 +46,6 @@ from hpv.store import chunks
 from hpv.store.headers import BACKGROUND, SCORES
 from hpv.store.output import Output
 from hpv.store.reading import open_store
-from hpv.walking import keeping
 from hpv.walking.progress import Quiet
 from hpv.walking.shards import cut_shard
 

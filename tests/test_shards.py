@@ -27,6 +27,7 @@ import hpv
 from hpv.activations.writing import save_activations
 from hpv.api import calls
 from hpv.api.merging import merge_parts, merge_shards
+from hpv.base import keeping
 from hpv.cli import main
 from hpv.fitting import merging as fitting_merging
 from hpv.fitting import stored as fitting_stored
@@ -37,7 +38,6 @@ from hpv.scoring import merging as scoring_merging
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
 from hpv.store.shards import shard_path
-from hpv.walking import keeping
 from hpv.walking.progress import Quiet
 from hpv.walking.shards import cut_shard
 

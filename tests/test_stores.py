@@ -9,6 +9,7 @@ import zarr
 
 import hpv
 from hpv.activations.writing import save_activations
+from hpv.base import keeping
 from hpv.base.floats import BFLOAT16
 from hpv.fitting import counting
 from hpv.fitting.counting import _count_segment
@@ -20,7 +21,6 @@ from hpv.scoring import tallying
 from hpv.scoring.job import prepare_score
 from hpv.scoring.running import score_to_store
 from hpv.scoring.stored import ScoreWriter
-from hpv.walking import keeping
 from hpv.walking.progress import Quiet
 from hpv.walking.threads import Queue
 

@@ -88,7 +88,6 @@ class DeviceLayer(Layer):
         return {**super().identity, "values": hash_of(self)}
 
     def bits_on_device(self, rows: slice) -> Any:
-        """See `Layer`."""
         from hpv.backends.moving import of_array
 
         return of_array(self._array[rows.start : rows.stop], self.shape[1], self.float_format.key)

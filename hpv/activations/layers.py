@@ -159,15 +159,12 @@ class PartLayer(Layer):
         return {**self._whole.identity, "part": [self._start, self._start + self._samples]}
 
     def bits_on_device(self, rows: slice) -> Any:
-        """See `Layer`."""
         return self._whole.bits_on_device(slice(self._start + rows.start, self._start + rows.stop))
 
     def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
-        """See `Layer`."""
         return self._whole.empty(shape, dtype)
 
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
-        """See `Layer`."""
         rows = range(*samples.indices(self._samples))
         return self._whole.read(slice(self._start + rows.start, self._start + rows.stop), nodes, out)
 

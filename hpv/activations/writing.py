@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hpv.activations import stored
 from hpv.activations.stored import IDS, LABELS, LayerEntry, activation_chunks
 from hpv.base.errors import DataError, InputError
 from hpv.base.floats import BFLOAT16, FORMATS, FloatFormat
+from hpv.base.keeping import Every
 from hpv.base.words import quantity
 from hpv.store.creating import STRINGS
 from hpv.store.headers import ACTIVATIONS
@@ -44,8 +44,7 @@ class ActivationWriter:
         if not layers:
             raise InputError("There is no layer to store; name at least one.")
         self.entries = [LayerEntry(name, *size, (notes or {}).get(name, {})) for name, size in layers.items()]
-        self._output, self._seconds = output, seconds
-        self._saved = time.monotonic()
+        self._output, self._every = output, Every(seconds)
         self.durable = int(output.progress.get("stored", 0))
         """Samples that survive a kill."""
         self.samples = self.durable
@@ -76,14 +75,15 @@ class ActivationWriter:
         for name, column in self._columns.items():
             column.append(given[name])
         self.samples += next(iter(counts.values()))
-        if time.monotonic() - self._saved >= self._seconds:
+        if self._every.due():
             self.checkpoint()
 
     def checkpoint(self) -> None:
         """Make all that was appended durable, chunks that are not full yet as well. Called between two appends."""
         self._write_waiting()
         self._output.checkpoint({"stored": self.samples})
-        self.durable, self._saved = self.samples, time.monotonic()
+        self.durable = self.samples
+        self._every.done()
 
     def read(self, layer: str, samples: slice) -> np.ndarray:
         """Samples below ``durable`` as they were stored."""

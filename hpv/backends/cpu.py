@@ -10,7 +10,7 @@ import numpy as np
 from hpv.backends.protocol import OWN_MEMORY, Room, coded_samples
 from hpv.base.buffers import Buffers
 from hpv.base.floats import FloatFormat
-from hpv.histograms.state import Counted
+from hpv.histograms.counts import LayerCounts
 from hpv.kernels.cpu import coding, ranging, tallying
 from hpv.kernels.rules import COUNT
 
@@ -48,16 +48,16 @@ def add_counts(accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray
             part.add(bits, first, rows)
 
 
-def finish_counts(accumulator: Any) -> Counted:
+def finish_counts(accumulator: Any) -> LayerCounts:
     """See `Backend`."""
     parts, seen = accumulator
     counts = [part.finish() for part in parts]
-    return Counted(
+    return LayerCounts(
         _stacked([part.survivors for part in counts]),
         _stacked([part.counted for part in counts]),
         np.min([part.lowest for part in counts], axis=0),
         np.max([part.highest for part in counts], axis=0),
-        seen,
+        seen[:, None],
     )
 
 

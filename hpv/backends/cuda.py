@@ -30,7 +30,7 @@ from hpv.base.buffers import Buffers
 from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat
 from hpv.base.words import MIB
-from hpv.histograms.state import Counted
+from hpv.histograms.counts import LayerCounts
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
 
@@ -132,7 +132,7 @@ def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarra
 
 
 @gpu.plainly
-def finish_counts(accumulator: Accumulator) -> Counted:
+def finish_counts(accumulator: Accumulator) -> LayerCounts:
     """See `Backend`."""
     for (number, _), stream in accumulator.streams.items():
         with gpu.chosen(number):
@@ -148,12 +148,12 @@ def finish_counts(accumulator: Accumulator) -> Counted:
             np.minimum(lowest, state.lowest.copy_to_host().astype(lowest.dtype), out=lowest)
             np.maximum(highest, state.highest.copy_to_host().astype(highest.dtype), out=highest)
     survivors = np.cumsum(histograms[:, ::-1], axis=1)[:, ::-1]
-    return Counted(
+    return LayerCounts(
         np.ascontiguousarray(survivors[:, 1:].transpose(0, 2, 1)),
         np.ascontiguousarray(survivors[:, 0]),
         lowest,
         highest,
-        accumulator.seen,
+        accumulator.seen[:, None],
     )
 
 

@@ -176,7 +176,6 @@ class PinnedBuffers(Buffers):
     on_device = True
 
     def get(self, purpose: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """See `Buffers`."""
         if purpose != "values":
             return super().get(purpose, shape, dtype)
         return _read_into(shape, dtype)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hpv.base.buffers import Buffers
 from hpv.base.floats import FloatFormat
-from hpv.histograms.state import Counted
+from hpv.histograms.counts import LayerCounts
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 """Names the GPUs of a process, in the environment."""
@@ -66,8 +66,8 @@ class Backend(Protocol):
     def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
         """Count a block; ``group`` (samples,) is the class index of every sample."""
 
-    def finish_counts(self, accumulator: Any) -> Counted:
-        """The state as plain arrays."""
+    def finish_counts(self, accumulator: Any) -> LayerCounts:
+        """What was counted, in plain arrays; all nodes have seen the same samples."""
 
     def make_coder(self, edges: np.ndarray, float_format: FloatFormat) -> Any:
         """Lay out the edge keys (n, k) for encoding."""

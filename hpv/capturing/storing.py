@@ -16,6 +16,7 @@ import torch
 
 from hpv.activations.stored import ActivationStore
 from hpv.activations.writing import ActivationWriter
+from hpv.base import keeping
 from hpv.base.errors import DataError, HpvError, InputError, OutputExistsError
 from hpv.base.floats import BFLOAT16, FloatFormat
 from hpv.base.words import quantity
@@ -25,7 +26,6 @@ from hpv.capturing.hooks import Recorded, Recorder
 from hpv.store.headers import ACTIVATIONS
 from hpv.store.output import Output
 from hpv.store.reading import open_store
-from hpv.walking import keeping
 
 LabelSource = Literal["argmax", "targets"] | None
 _TOLERANCE = 0.02

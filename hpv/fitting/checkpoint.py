@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import fields
 from typing import Any
 
 from hpv.base.floats import FORMATS, to_keys
-from hpv.fitting.counting import LayerTotals, Position
+from hpv.base.keeping import Every
+from hpv.fitting.counting import Position, Tiling
 from hpv.fitting.stored import unused_for_nan, write_arrays
+from hpv.histograms.counts import LayerCounts
 from hpv.histograms.edges import LayerEdges, stack
 from hpv.places.names import escape
 from hpv.store.exchanging import SCRATCH
 from hpv.store.output import Output
-from hpv.walking import keeping
 
 
 class FitCheckpoint:
-    """Keeps edges as they are found, and the counts of a layer in one of two places in turn."""
+    """A `Checkpoint` that keeps edges as they are found, and the counts of a layer in one of two places in turn."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self.saved = time.monotonic()
+        self.every = Every()
         self.waiting_edges: dict[str, list[tuple[int, LayerEdges]]] = {}
-        self.waiting_states: dict[str, tuple[str, Position, LayerTotals]] = {}
+        self.waiting_counts: dict[str, tuple[Tiling, Position, LayerCounts]] = {}
 
     def edges(self, layer: str) -> LayerEdges | None:
-        """See `hpv.fitting.Checkpoint`."""
         kept = self.output.progress.get("edges", {}).get(layer)
         if kept is None:
             return None
@@ -34,40 +34,37 @@ class FitCheckpoint:
         return LayerEdges(unused_for_nan(stack(parts, float_format), float_format), float_format)
 
     def keep_edges(self, layer: str, first: int, edges: LayerEdges) -> None:
-        """See `hpv.fitting.Checkpoint`."""
         self.waiting_edges.setdefault(layer, []).append((first, edges))
         self._save_in_time()
 
-    def state(self, layer: str, walk: str) -> tuple[Position, LayerTotals] | None:
-        """See `hpv.fitting.Checkpoint`."""
+    def counts(self, layer: str, tiling: Tiling) -> tuple[Position, LayerCounts] | None:
         kept = self.output.progress.get("states", {}).get(layer)
-        if kept is None or kept["walk"] != walk:
+        if kept is None or kept["walk"] != str(tiling):
             return None
-        folder = _state_in(layer, kept["place"])
-        totals = LayerTotals(*(self.output.take(f"{folder}/{name}") for name in LayerTotals._fields))
-        return (kept["tile"], kept["samples"]), totals
+        folder = _counts_in(layer, kept["place"])
+        counts = LayerCounts(*(self.output.take(f"{folder}/{array.name}") for array in fields(LayerCounts)))
+        return Position(kept["tile"], kept["samples"]), counts
 
-    def keep_state(self, layer: str, walk: str, done: Position, totals: LayerTotals) -> None:
-        """See `hpv.fitting.Checkpoint`."""
-        self.waiting_states[layer] = (walk, done, totals)
+    def keep_counts(self, layer: str, tiling: Tiling, done: Position, counts: LayerCounts) -> None:
+        self.waiting_counts[layer] = (tiling, done, counts)
         self._save_in_time()
 
     def save(self) -> None:
-        """See `hpv.fitting.Checkpoint`."""
         progress = self.output.progress
         edges, states = dict(progress.get("edges", {})), dict(progress.get("states", {}))
         for layer, found in self.waiting_edges.items():
             edges[layer] = self._write_edges(layer, found, edges.get(layer, {}).get("parts", []))
-        for layer, (walk, (tile, samples), totals) in self.waiting_states.items():
+        for layer, (tiling, done, counts) in self.waiting_counts.items():
             place = 1 - states.get(layer, {"place": 1})["place"]
-            folder = _state_in(layer, place)
-            write_arrays(self.output, {f"{folder}/{name}": values for name, values in totals._asdict().items()})
-            states[layer] = {"walk": walk, "tile": tile, "samples": samples, "place": place}
+            folder = _counts_in(layer, place)
+            write_arrays(self.output, {f"{folder}/{name}": values for name, values in vars(counts).items()})
+            states[layer] = {"walk": str(tiling), "tile": done.tile, "samples": done.sample, "place": place}
         self.output.checkpoint({**progress, "edges": edges, "states": states})
-        self.waiting_edges, self.waiting_states, self.saved = {}, {}, time.monotonic()
+        self.waiting_edges, self.waiting_counts = {}, {}
+        self.every.done()
 
     def _save_in_time(self) -> None:
-        if time.monotonic() - self.saved >= keeping.CHECKPOINT_SECONDS:
+        if self.every.due():
             self.save()
 
     def _write_edges(self, layer: str, found: list[tuple[int, LayerEdges]], parts: list[int]) -> dict[str, Any]:
@@ -86,6 +83,6 @@ def _edges_from(layer: str, first: int) -> str:
     return f"{SCRATCH}/{escape(layer)}/edges/{first}"
 
 
-def _state_in(layer: str, place: int) -> str:
+def _counts_in(layer: str, place: int) -> str:
     """Where counts on the way are kept."""
     return f"{SCRATCH}/{escape(layer)}/{place}"

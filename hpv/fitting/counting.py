@@ -10,34 +10,36 @@ import numpy as np
 from hpv.activations.blocks import read_block
 from hpv.activations.layers import Layer
 from hpv.activations.windows import windowed
+from hpv.base import keeping
 from hpv.base.errors import DataError
-from hpv.base.floats import FloatFormat, convert_keys
+from hpv.base.floats import convert_keys
+from hpv.base.keeping import Saves, saving
 from hpv.base.slices import first_gap
 from hpv.fitting.job import FitJob, class_sizes, finish_fit
 from hpv.fitting.proposing import propose_layer
+from hpv.histograms.counts import LayerCounts
 from hpv.histograms.edges import LayerEdges
-from hpv.histograms.state import BackgroundState, Counted, LayerState, count_dtype
-from hpv.walking import keeping
-from hpv.walking.keeping import Saves, saving
+from hpv.histograms.state import BackgroundState, LayerState
 from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.progress import Progress
 from hpv.walking.threads import Queue, run_in_threads
 
 
-class LayerTotals(NamedTuple):
-    """Counts of a layer on the way; shapes as in `LayerState`."""
+class Position(NamedTuple):
+    """How far a layer is counted: the tile at work, and the first sample of it that is still to be counted."""
 
-    survivors: np.ndarray
-    counted: np.ndarray
-    """Values that are not NaN (c, n)."""
-    lowest: np.ndarray
-    highest: np.ndarray
-    seen: np.ndarray
-    """Samples seen of each class by each node (c, n)."""
+    tile: int
+    sample: int
 
 
-Position = tuple[int, int]
-"""Of a walk through a layer: the number of the tile, and the first of its samples that are not counted."""
+class Tiling(NamedTuple):
+    """How many tiles of how many nodes a layer is walked in; counts go on where an earlier run had the same."""
+
+    tiles: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.tiles} tiles of {self.width}"
 
 
 class Checkpoint(Saves, Protocol):
@@ -49,10 +51,10 @@ class Checkpoint(Saves, Protocol):
     def keep_edges(self, layer: str, first: int, edges: LayerEdges) -> None:
         """Keep those of its nodes from ``first`` on, now or, if something was kept a moment ago, with a later call."""
 
-    def state(self, layer: str, walk: str) -> tuple[Position, LayerTotals] | None:
-        """How far a layer is counted, and its counts, if they were kept of the same ``walk``."""
+    def counts(self, layer: str, tiling: Tiling) -> tuple[Position, LayerCounts] | None:
+        """How far a layer is counted, and its counts, if they were kept of the same ``tiling``."""
 
-    def keep_state(self, layer: str, walk: str, done: Position, totals: LayerTotals) -> None:
+    def keep_counts(self, layer: str, tiling: Tiling, done: Position, counts: LayerCounts) -> None:
         """Keep them, now or, if something was kept a moment ago, with a later call."""
 
 
@@ -61,9 +63,9 @@ def fit_by_threads(job: FitJob, progress: Progress, checkpoint: Checkpoint | Non
     layers: dict[str, LayerState] = {}
     for plan, layer in zip(job.plan.layers, job.source.layers.values(), strict=True):
         progress.start(f"fit {layer.name}", plan.bytes_read)
-        layers[layer.name] = _count_layer(
-            layer, plan, edges_of(layer, plan, job, progress, checkpoint), job, progress, checkpoint
-        )
+        edges = edges_of(layer, plan, job, progress, checkpoint)
+        counts = count_layer(layer, plan, edges, job, progress, checkpoint)
+        layers[layer.name] = counts.finish(layer.name, edges, class_sizes(job))
     return finish_fit(job, layers)
 
 
@@ -89,47 +91,32 @@ def edges_of(
     return edges
 
 
-def _count_layer(
+def count_layer(
     layer: Layer,
     plan: LayerPlan,
     edges: LayerEdges,
     job: FitJob,
     progress: Progress,
-    checkpoint: Checkpoint | None,
-) -> LayerState:
+    checkpoint: Checkpoint | None = None,
+) -> LayerCounts:
     """Exact survivors of every class at the edges, and the extremes."""
-    float_format, samples = edges.float_format, class_sizes(job)
+    sizes, tiling = class_sizes(job), Tiling(len(plan.tiles), plan.tiles[0].stop)
     layer = windowed(layer, plan.window, plan.readers, job.plan.threads)
-    walk = f"{len(plan.tiles)} tiles of {plan.tiles[0].stop}"
-    kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
-    (done, start), totals = kept or ((0, 0), empty_totals(len(samples), edges, int(samples.sum())))
+    kept = checkpoint.counts(layer.name, tiling) if checkpoint is not None else None
+    (done, start), total = kept or (Position(0, 0), LayerCounts.empty(edges, len(sizes), int(sizes.sum())))
     progress.skip(_counted_bytes(plan, done, start))
     for number, tile in enumerate(plan.tiles[done:], done):
         # Values of another format are compared exactly with edges moved up to the next number of that format.
-        keys = convert_keys(edges.keys[tile], float_format, layer.float_format)
+        keys = convert_keys(edges.keys[tile], edges.float_format, layer.float_format)
         while start < plan.samples:
             segment = slice(start, next(one.stop for one in plan.segments if one.stop > start))
             with saving(checkpoint):
-                stop, counts = _count_segment(layer, plan, tile, segment, keys, len(samples), job, progress)
-            _add_counts(totals, tile, counts, layer.float_format, float_format)
-            start = stop
+                start, counts = _count_segment(layer, plan, tile, segment, keys, len(sizes), job, progress)
+            total.add(counts.converted(layer.float_format, edges.float_format), tile)
             if checkpoint is not None:
-                checkpoint.keep_state(layer.name, walk, (number, start), totals)
+                checkpoint.keep_counts(layer.name, tiling, Position(number, start), total)
         start = 0
-    return finish_layer(layer.name, edges, totals, samples)
-
-
-def finish_layer(name: str, edges: LayerEdges, totals: LayerTotals, samples: np.ndarray) -> LayerState:
-    """The state of a layer that has seen all ``samples`` (c,); ``DataError`` if it has not."""
-    gaps = totals.seen != samples[:, None]
-    if gaps.any():
-        node = int(np.flatnonzero(gaps.any(axis=0))[0])
-        raise DataError(
-            f"layer {name}: node {node} has seen {int(totals.seen[:, node].sum())} of {int(samples.sum())} "
-            "samples; part of the work was lost, fit it again."
-        )
-    missing = (totals.seen - totals.counted).astype(totals.survivors.dtype)
-    return LayerState(edges.float_format, edges.keys, totals.survivors, missing, totals.lowest, totals.highest)
+    return total
 
 
 def _counted_bytes(plan: LayerPlan, tiles: int, samples: int) -> int:
@@ -137,32 +124,6 @@ def _counted_bytes(plan: LayerPlan, tiles: int, samples: int) -> int:
     whole = sum(tile.stop - tile.start for tile in plan.tiles[:tiles]) * plan.samples
     rest = sum(tile.stop - tile.start for tile in plan.tiles[tiles : tiles + 1]) * samples
     return (whole + rest) * plan.itemsize
-
-
-def _add_counts(
-    totals: LayerTotals, tile: slice, counts: Counted, ours: FloatFormat, float_format: FloatFormat
-) -> None:
-    """Add what was counted of a tile, of values in a format of ``ours``, to totals in another."""
-    totals.survivors[:, tile] += counts.survivors.astype(totals.survivors.dtype, copy=False)
-    totals.counted[:, tile] += counts.counted
-    totals.seen[:, tile] += counts.seen[:, None]
-    # An extreme between two numbers of the background's format moves down: what lies above it stays above.
-    low = convert_keys(counts.lowest, ours, float_format, down=True)
-    high = convert_keys(counts.highest, ours, float_format, down=True)
-    totals.lowest[tile] = np.minimum(totals.lowest[tile], low)
-    totals.highest[tile] = np.maximum(totals.highest[tile], high)
-
-
-def empty_totals(classes: int, edges: LayerEdges, samples: int) -> LayerTotals:
-    """Counts of nothing."""
-    (nodes, count), float_format = edges.keys.shape, edges.float_format
-    return LayerTotals(
-        np.zeros((classes, nodes, count), count_dtype(samples)),
-        np.zeros((classes, nodes), np.int64),
-        np.full(nodes, float_format.no_edge, float_format.key),
-        np.full(nodes, float_format.nan_key, float_format.key),
-        np.zeros((classes, nodes), np.int64),
-    )
 
 
 def _count_segment(
@@ -174,8 +135,8 @@ def _count_segment(
     classes: int,
     job: FitJob,
     progress: Progress,
-) -> tuple[int, Counted]:
-    """Counted of one tile of nodes over one range of samples, by as many tasks as there are threads.
+) -> tuple[int, LayerCounts]:
+    """Counts of one tile of nodes over one range of samples, by as many tasks as there are threads.
 
     Only so much of the range as can be counted until the next checkpoint: the sample where it ended comes first.
     """
@@ -188,7 +149,7 @@ def _count_segment(
 
     done: list[slice] = []
 
-    def task(_: int) -> Counted:
+    def task(_: int) -> LayerCounts:
         accumulator = job.backend.start_counts(counter, classes, layer.float_format)
         for part in parts:
             block = read_block(layer, part, tile, buffers)
@@ -197,12 +158,12 @@ def _count_segment(
             progress.advance((part.stop - part.start) * width)
         return job.backend.finish_counts(accumulator)
 
-    first, *others = run_in_threads(task, range(threads), threads)
+    found, *others = run_in_threads(task, range(threads), threads)
     for other in others:
-        first.add(other)
+        found.add(other)
     lost = first_gap(slice(segment.start, parts.start), done)
     if lost is not None:
         raise DataError(
             f"layer {layer.name}: sample {lost} was not counted once; part of the work was lost, fit it again."
         )
-    return parts.start, first
+    return parts.start, found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import InputError, warn
+from hpv.base.keeping import Every, saving
 from hpv.fitting.stored import load_background, open_background, write_arrays, write_background
 from hpv.histograms.merging import add, check_mergeable
 from hpv.histograms.state import STATE_ARRAYS, BackgroundState, LayerState, MergeKey
@@ -18,8 +18,6 @@ from hpv.store.exchanging import SCRATCH
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
 from hpv.store.reading import Store, open_store
-from hpv.walking import keeping
-from hpv.walking.keeping import saving
 from hpv.walking.progress import Progress, Quiet
 
 
@@ -85,7 +83,7 @@ class SumCheckpoint:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self.saved = time.monotonic()
+        self.every = Every()
         self.waiting: tuple[int, BackgroundState] | None = None
 
     def take(self, first: BackgroundState) -> tuple[int, BackgroundState]:
@@ -106,7 +104,7 @@ class SumCheckpoint:
     def keep(self, parts: int, total: BackgroundState) -> None:
         """Keep the sum of so many, now or, if something was kept a moment ago, with a later call."""
         self.waiting = parts, total
-        if time.monotonic() - self.saved >= keeping.CHECKPOINT_SECONDS:
+        if self.every.due():
             self.save()
 
     def save(self) -> None:
@@ -123,7 +121,8 @@ class SumCheckpoint:
             arrays |= {_sum_in(place, layer, name): getattr(state, name) for name in STATE_ARRAYS[1:]}
         write_arrays(self.output, arrays)
         self.output.checkpoint({"parts": parts, "place": place})
-        self.waiting, self.saved = None, time.monotonic()
+        self.waiting = None
+        self.every.done()
 
 
 def _sum_in(place: int, layer: str, array: str) -> str:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpv.activations.layers import Activations, Layer
 from hpv.base.errors import DataError
-from hpv.fitting.counting import Checkpoint, LayerTotals, empty_totals, finish_layer, fit_by_threads
+from hpv.base.keeping import saving
+from hpv.fitting.counting import Checkpoint, Position, Tiling, count_layer
 from hpv.fitting.job import FitJob, class_sizes, finish_fit
 from hpv.fitting.plan import plan_fit
 from hpv.fitting.proposing import propose_tile
+from hpv.histograms.counts import LayerCounts, add_up
 from hpv.histograms.edges import LayerEdges, Rule, stack
 from hpv.histograms.state import BackgroundState, LayerState
 from hpv.walking.cluster import Cluster, backend_for, bare, task_ranges
-from hpv.walking.keeping import saving
 from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.progress import Progress, Quiet
 
@@ -89,9 +90,9 @@ def _count(
 ) -> LayerState:
     """Exact survivors of every class at the edges."""
     sizes, source = class_sizes(job), bare(job.source, layer)
-    walk = f"1 tiles of {layer.shape[1]}"  # that of one process with room for all nodes, which may go on here
-    kept = checkpoint.state(layer.name, walk) if checkpoint is not None else None
-    (_, done), totals = kept or ((0, 0), empty_totals(len(sizes), edges, int(sizes.sum())))
+    tiling = Tiling(1, layer.shape[1])  # that of one process with room for all nodes, which may go on here
+    kept = checkpoint.counts(layer.name, tiling) if checkpoint is not None else None
+    (_, done), total = kept or (Position(0, 0), LayerCounts.empty(edges, len(sizes), int(sizes.sum())))
     row = layer.shape[1] * layer.float_format.key.itemsize
     progress.skip(done * row)
     with cluster.work() as work:
@@ -99,24 +100,25 @@ def _count(
 
         def send(rows: slice) -> Future:
             class_index = None if job.classes is None else job.class_index[rows]
-            what = _CountTask(source.part(rows), job.classes, class_index, cluster.memory, job.backend_name)
-            return work.submit(f"count {layer.name}", what, held)
+            task = _CountTask(source.part(rows), job.classes, class_index, cluster.memory, job.backend_name)
+            return work.submit(f"count {layer.name}", task, held)
 
-        def add_up(sent: Sequence[Future]) -> Sequence[Future]:
+        def add(sent: Sequence[Future]) -> Sequence[Future]:
             while len(sent) > 1:
                 sent = [
-                    work.submit(f"add up {layer.name}", _add_states, *sent[at : at + FAN_IN])
+                    work.submit(f"add up {layer.name}", add_up, *sent[at : at + FAN_IN])
                     for at in range(0, len(sent), FAN_IN)
                 ]
             return sent
 
-        for wave in work.waves(task_ranges(done, layer.shape[0], row, source.chunk_rows), send, add_up):
+        for wave in work.waves(task_ranges(done, layer.shape[0], row, source.chunk_rows), send, add):
             with saving(checkpoint):
-                (state,) = wave.gather(progress, row)
-            _add(totals, state, wave.rows)
+                (counts,) = wave.gather(progress, row)
+            _check_seen(counts, wave.rows)
+            total.add(counts)
             if checkpoint is not None:
-                checkpoint.keep_state(layer.name, walk, (0, wave.rows.stop), totals)
-    return finish_layer(layer.name, edges, totals, sizes)
+                checkpoint.keep_counts(layer.name, tiling, Position(0, wave.rows.stop), total)
+    return total.finish(layer.name, edges, sizes)
 
 
 @dataclass(frozen=True)
@@ -129,41 +131,21 @@ class _CountTask:
     memory: int
     backend: str
 
-    def __call__(self, edges: LayerEdges) -> tuple[np.ndarray, LayerState]:
+    def __call__(self, edges: LayerEdges) -> LayerCounts:
         classes = 1 if self.classes is None else len(self.classes)
         backend, widest = backend_for(self.backend, self.source), edges.keys.shape[1] + 2
         plan = plan_fit(
             self.source, None, classes=classes, memory=self.memory, threads=1, edges=widest, room=backend.room()
         )
-        (name,) = self.source.layers
+        ((name, layer),) = self.source.layers.items()
         class_index = np.zeros(self.source.samples, np.int64) if self.class_index is None else self.class_index
         job = FitJob(self.source, None, {name: edges}, self.classes, class_index, 1, plan, backend, self.backend)
-        found = fit_by_threads(job, Quiet())
-        return found.samples, found.layers[name]
+        return count_layer(layer, plan.layers[0], edges, job, Quiet())
 
 
-def _add_states(*parts: tuple[np.ndarray, LayerState]) -> tuple[np.ndarray, LayerState]:
-    """Samples of every class (c,) and counts, of several ranges."""
-    (samples, first), *others = parts
-    samples, survivors, missing = samples.copy(), first.survivors.astype(np.int64), first.missing.astype(np.int64)
-    lowest, highest = first.lowest.copy(), first.highest.copy()
-    for more, state in others:
-        samples += more
-        survivors += state.survivors
-        missing += state.missing
-        np.minimum(lowest, state.lowest, out=lowest)
-        np.maximum(highest, state.highest, out=highest)
-    return samples, replace(first, survivors=survivors, missing=missing, lowest=lowest, highest=highest)
-
-
-def _add(totals: LayerTotals, part: tuple[np.ndarray, LayerState], rows: slice) -> None:
-    """Take a wave's counts in; they carry how many samples they have seen."""
-    samples, state = part
-    if int(samples.sum()) != rows.stop - rows.start:
-        raise DataError(f"samples {rows.start} to {rows.stop - 1}: the workers counted {int(samples.sum())} of "
-                        f"{rows.stop - rows.start}; run it again.")  # fmt: skip
-    totals.survivors[...] += state.survivors.astype(totals.survivors.dtype)
-    totals.counted[...] += samples[:, None] - state.missing.astype(np.int64)
-    totals.seen[...] += samples[:, None]
-    np.minimum(totals.lowest, state.lowest, out=totals.lowest)
-    np.maximum(totals.highest, state.highest, out=totals.highest)
+def _check_seen(counts: LayerCounts, rows: slice) -> None:
+    """Counts carry how many samples they have seen."""
+    seen, wanted = counts.seen.sum(axis=0), rows.stop - rows.start
+    if (seen != wanted).any():
+        raise DataError(f"samples {rows.start} to {rows.stop - 1}: the workers counted {int(seen.min())} of {wanted}; "
+                        "run it again.")  # fmt: skip

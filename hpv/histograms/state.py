@@ -223,27 +223,3 @@ def count_dtype(samples: int) -> np.dtype:
 def layer_edges(background: BackgroundState) -> dict[str, LayerEdges]:
     """The inner edges of a background, to count other samples at."""
     return {name: LayerEdges(state.edges, state.float_format) for name, state in background.layers.items()}
-
-
-@dataclass
-class Counted:
-    """What a set of samples adds to the state of n nodes with k edges and c classes."""
-
-    survivors: np.ndarray
-    """Samples at or above each edge (c, n, k), int64."""
-    counted: np.ndarray
-    """Samples that are not NaN (c, n), int64."""
-    lowest: np.ndarray
-    """Key of the smallest value (n,); the highest integer where there is none."""
-    highest: np.ndarray
-    """Key of the largest value (n,); the lowest integer where there is none."""
-    seen: np.ndarray
-    """Samples that went in (c,), int64: a range that was lost on the way shows here."""
-
-    def add(self, other: Counted) -> None:
-        """Take the counts of other samples in."""
-        self.survivors += other.survivors
-        self.counted += other.counted
-        np.minimum(self.lowest, other.lowest, out=self.lowest)
-        np.maximum(self.highest, other.highest, out=self.highest)
-        self.seen += other.seen

@@ -82,11 +82,9 @@ class FileLock:
         """See `Lock`: the kernel keeps it."""
 
     def moved(self, path: Path | str) -> None:
-        """See `Lock`."""
         self._path = Path(path) / LOCK
 
     def release(self, *, remove: bool) -> None:
-        """See `Lock`."""
         if remove:
             self._path.unlink(missing_ok=True)
         os.close(self._file)

@@ -113,34 +113,27 @@ class Folder:
         self.store = LocalStore(path)
 
     def names(self) -> list[str] | None:
-        """See `Place`."""
         return os.listdir(self.path) if self.path.exists() else None
 
     def read(self, name: str) -> bytes | None:
-        """See `Place`."""
         try:
             return (self.path / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def size(self) -> int:
-        """See `Place`."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def beside(self, suffix: str) -> Folder:
-        """See `Place`."""
         return Folder(self.path.with_name(f"{self.path.name}.hpv-{suffix}"))
 
     def prepare(self) -> None:
-        """See `Place`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def lock(self, shown: Path | str) -> Lock:
-        """See `Place`."""
         return FileLock(self.path, str(shown))
 
     def remove(self, name: str) -> None:
-        """See `Place`."""
         place = self.path / name
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
@@ -148,23 +141,19 @@ class Folder:
             place.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """See `Place`."""
         for name in os.listdir(self.path):
             if name not in (LOCK, ROOT):
                 self.remove(name)
 
     def drop(self) -> None:
-        """See `Place`."""
         with suppress(OSError):
             self.path.rmdir()
 
     def tidy(self) -> None:
-        """See `Place`."""
         for file in self.path.rglob("*.partial"):
             file.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """See `Place`."""
         old = self.beside("old").path
         if old.exists():
             shutil.rmtree(old)
@@ -191,34 +180,27 @@ class Prefix:
         self.store = store
 
     def names(self) -> list[str] | None:
-        """See `Place`."""
         return self.store.names()
 
     def read(self, name: str) -> bytes | None:
-        """See `Place`."""
         return self.store.read(name)
 
     def size(self) -> int | None:
-        """See `Place`."""
         return sum(self.store.sizes().values()) if self.store.lists else None
 
     def beside(self, suffix: str) -> Prefix:
-        """See `Place`."""
         return Prefix(RemoteStore(f"{self.path}.hpv-{suffix}"))
 
     def prepare(self) -> None:
         """See `Place`: object stores have no folders."""
 
     def lock(self, shown: Path | str) -> Lock:
-        """See `Place`."""
         return ObjectLock(self.store, str(shown))
 
     def remove(self, name: str) -> None:
-        """See `Place`."""
         self.store.remove([key for key in self.store.sizes(name) if key == name or key.startswith(f"{name}/")])
 
     def clear(self) -> None:
-        """See `Place`."""
         self.store.remove(self._contents())
 
     def drop(self) -> None:

@@ -73,7 +73,6 @@ class RemoteStore(FsspecStore):
         return self.address
 
     def with_read_only(self, read_only: bool = False) -> RemoteStore:
-        """See Zarr."""
         return RemoteStore(self.address, read_only=read_only)
 
     # --- what Zarr calls ---
@@ -93,33 +92,27 @@ class RemoteStore(FsspecStore):
         raise AssertionError("the last attempt returns or raises")
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
-        """See Zarr."""
         with self._plainly():
             await super().set(key, value, byte_range)
 
     async def delete(self, key: str) -> None:
-        """See Zarr."""
         with self._plainly():
             await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
-        """See Zarr."""
         with self._plainly():
             await super().delete_dir(prefix)
 
     async def exists(self, key: str) -> bool:
-        """See Zarr."""
         with self._plainly():
             return await super().exists(self._quoted(key))
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """See Zarr."""
         with self._plainly():
             async for name in super().list_dir(prefix):
                 yield name
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """See Zarr."""
         with self._plainly():
             async for name in super().list_prefix(prefix):
                 yield name

@@ -32,7 +32,7 @@ TILE_NODES = 65_536
 
 
 def encode(background: BackgroundState, x: Any, out: Any, backend: str = "auto") -> Any:
-    """See `hpv.Background.encode`."""
+    """Codes of all values, a mapping from layer to them where the activations are one; see `hpv.Background.encode`."""
     source = open_activations(x)
     chosen, results = get_backend(backend, source.values, source.on_device), {}
     for name, theirs in check_layers(background, source).items():
@@ -66,7 +66,7 @@ def _encode_tile(
 def pvalues(
     background: BackgroundState, x: Any, tail: str, dtype: str, labels: Any, out: Any, backend: str = "auto"
 ) -> Any:
-    """See `hpv.Background.pvalues`."""
+    """P-value ranges (pmin, pmax) of all values; see `hpv.Background.pvalues`."""
     check_tail(tail)
     kind = _result_dtype(dtype)
     source = open_activations(x)
@@ -182,7 +182,7 @@ def scan(
     background: BackgroundState, x: Any, *, layers: Any, labels: Any, against: Any, statistic: str, tail: str,
     form: str, alphas: str, alpha_max: float, backend: str = "auto",
 ) -> ScanResult:  # fmt: skip
-    """See `hpv.Background.scan`."""
+    """Scan scores of all samples, and the nodes behind them; see `hpv.Background.scan`."""
     job = prepare_score(
         background, x, statistics=(statistic,), tails=(tail,), forms=(form,), alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=(), memory=max(GIB, 4 * background.state_bytes),

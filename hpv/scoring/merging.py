@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from hpv.base import keeping
+from hpv.base.keeping import Every
 from hpv.base.machine import thread_count
 from hpv.scoring.stored import create_array
 from hpv.store.creating import STRINGS
 from hpv.store.output import Output
 from hpv.store.reading import Store
-from hpv.walking import keeping
 from hpv.walking.progress import Progress
 from hpv.walking.shards import samples_of_all
 from hpv.walking.threads import Queue, run_in_threads
@@ -30,7 +30,7 @@ class ShardCopy:
         self.stores = stores
         self.starts = [store.request["shard"]["samples"][0] for store in stores] + [samples_of_all(stores)]
         self.threads = thread_count(None)
-        self.written = time.monotonic()
+        self.every = Every()
 
     def run(self, progress: Progress) -> None:
         """Copy what an earlier run did not."""
@@ -66,9 +66,9 @@ class ShardCopy:
             queue = Queue(slice(done, count), MOST_CHUNKS, 1, self.threads, keeping.CHECKPOINT_SECONDS)
             run_in_threads(copy, [queue] * self.threads, self.threads)
             done = queue.start
-            if time.monotonic() - self.written >= keeping.CHECKPOINT_SECONDS:
+            if self.every.due():
                 self.output.checkpoint({"arrays": number, "chunks": done})
-                self.written = time.monotonic()
+                self.every.done()
 
     def _read(self, arrays: Sequence[Any], place: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
         """A rectangle of all samples, from the shards that hold it."""

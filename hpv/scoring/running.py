@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpv.base.errors import warn
+from hpv.base.keeping import saving
 from hpv.base.words import quantity
 from hpv.scoring.job import ScoreJob, score_request
 from hpv.scoring.on_cluster import score_on_cluster
@@ -17,7 +18,6 @@ from hpv.store.headers import SCORES
 from hpv.store.output import Output
 from hpv.store.reading import Store, open_store
 from hpv.walking.cluster import active_client
-from hpv.walking.keeping import saving
 from hpv.walking.progress import Progress
 from hpv.walking.shards import Shard, join_shards
 

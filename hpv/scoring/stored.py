@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from copy import copy
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 from hpv.backends.choosing import get_backend
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import DataError
+from hpv.base.keeping import Every
 from hpv.histograms.ranges import outward, range_tables
 from hpv.histograms.state import BackgroundState
 from hpv.places.names import escape
@@ -23,7 +23,6 @@ from hpv.scoring.plan import SCORE_CHUNK
 from hpv.scoring.tallying import Results
 from hpv.store.creating import STRINGS
 from hpv.store.output import Output, OutputWriter
-from hpv.walking import keeping
 from hpv.walking.threads import in_steps, run_in_threads
 from hpv.walking.tiling import score_chunks
 
@@ -68,7 +67,7 @@ class ScoreWriter:
         self.job = job
         self.keep = set(keep)
         self.waiting: list[tuple[slice, Results, int]] = []
-        self.written = time.monotonic()
+        self.every = Every()
         samples, create = job.source.samples, partial(create_array, output, all_nodes=nodes_in_all(job))
         for kind in job.options.kinds:
             for name, dtype in COLUMNS.items():
@@ -108,8 +107,7 @@ class ScoreWriter:
     def take_scores(self, samples: slice, results: Results, missing: int) -> None:
         """Keep the scores of a finished range, and write them when a chunk is full or some time has passed."""
         self.waiting.append((samples, results, missing))
-        late = time.monotonic() > self.written + keeping.CHECKPOINT_SECONDS
-        if late or samples.stop - self.waiting[0][0].start >= SCORE_CHUNK:
+        if self.every.due() or samples.stop - self.waiting[0][0].start >= SCORE_CHUNK:
             self.save()
 
     def save(self) -> None:
@@ -130,7 +128,8 @@ class ScoreWriter:
         run_in_threads(write, self.job.options.kinds, self.job.plan.threads)
         missing = sum(count for _, _, count in parts) + int(self.output.progress.get("missing", 0))
         self.output.checkpoint({"samples": samples.stop, "missing": missing})
-        self.waiting, self.written = [], time.monotonic()
+        self.waiting = []
+        self.every.done()
 
     def lost(self, done: int) -> DataError:
         """What is to be said where samples were left out."""

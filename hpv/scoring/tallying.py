@@ -11,6 +11,7 @@ import numpy as np
 from hpv.activations.blocks import read_block
 from hpv.activations.layers import Layer
 from hpv.activations.windows import windowed
+from hpv.base import keeping
 from hpv.base.errors import DataError
 from hpv.base.slices import relative_to
 from hpv.histograms.state import BackgroundState
@@ -19,7 +20,7 @@ from hpv.scanning.scanner import NodeTables
 from hpv.scanning.scored import Scored
 from hpv.scoring.job import ScoreJob
 from hpv.scoring.plan import SCORE_CHUNK, TALLY_SHARE
-from hpv.walking import keeping, tiling
+from hpv.walking import tiling
 from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.progress import Progress
 from hpv.walking.threads import Queue, in_steps, run_in_threads

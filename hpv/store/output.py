@@ -302,7 +302,6 @@ class OutputWriter:
         return not self._place.startswith("memory:")
 
     def write(self, name: str, selection: Selection, data: Any) -> None:
-        """See `Output.write`."""
         with _saving(self._shown, name):
             with self._opening:  # one object for all threads: it has the lock of chunks that are written in parts
                 if name not in self._arrays:
