@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from hpv.api.background import Background
+from hpv.backends.choosing import get_backend
+from hpv.backends.tables import look_up_of
 from hpv.base.errors import InputError, StoreError
 from hpv.base.words import quantity
 from hpv.fitting.stored import open_background
-from hpv.histograms.ranges import range_tables
 from hpv.places.names import escape
-from hpv.scanning.scored import Scored, subset_nodes
+from hpv.scanning.scored import Scored, sample_number, subset
 from hpv.scoring.stored import COLUMNS, folder_of
 from hpv.store.arrays import StoredArray
 from hpv.store.reading import Store
@@ -102,30 +103,23 @@ class Scores:
         self.check_background(background)
         rows = range(*samples.indices(self.samples))
         codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
-        histograms = background.histograms(layer)
-        reference = self.reference(background)[rows.start : rows.stop]
-        entry = np.minimum(codes.astype(np.intp), histograms.edges.shape[1] + 1)
-        nodes = np.arange(histograms.nodes)
-        return tuple(
-            table[reference[:, None], nodes, entry]
-            for table in range_tables(histograms.survivors, histograms.counted, tail)
-        )
+        backend, pmin, pmax = get_backend("cpu"), np.empty(codes.shape), np.empty(codes.shape)
+        tables = look_up_of(background, layer, tail, pmin.dtype, backend)
+        backend.look_up_ranges(codes, self.reference(background)[rows.start : rows.stop], tables, (pmin, pmax))
+        return pmin, pmax
 
     def nodes(self, i: int, background: Background, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
         """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
         self.check_background(background)
-        i = range(self.samples)[i]
+        i = sample_number(i, self.samples)
         alpha, label = (
             self.column(tail, form, statistic, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label")
         )
-        reference = int(background.reference_of(np.array([label], np.int64))[0]) if label >= 0 else 0
-        row = (slice(i, i + 1), slice(None))
-        return {
-            name: subset_nodes(
-                background.histograms(name), self.codes(name).read(row)[0], reference, tail, float(alpha)
-            )
-            for name in self.layers
-        }
+
+        def codes_of(layer: str) -> np.ndarray:
+            return self.codes(layer).read((slice(i, i + 1), slice(None)))[0]
+
+        return subset(background, self.layers, codes_of, int(label), tail, float(alpha))
 
     def reference(self, background: Background) -> np.ndarray:
         """Which counts of the background answered for every sample: 0 the pooled ones, g + 1 those of a large class."""

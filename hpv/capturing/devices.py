@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from hpv.activations.blocks import Block
 from hpv.backends.choosing import get_backend
 from hpv.backends.protocol import Backend, coded_samples
+from hpv.backends.tables import look_up_of
+from hpv.base.cache import Cache
 from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat
-from hpv.histograms.ranges import outward, range_tables
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions
 from hpv.scanning.scanner import NodeTables, Scanner
@@ -58,8 +60,7 @@ class DeviceScanner:
     ) -> None:
         self.scanner = Scanner(background, options, backend_of(device, backend))
         self._device, self._threads = device, threads
-        self._tables: dict[tuple[str, str], NodeTables] = {}
-        self._look_ups: dict[tuple[str, str, str], Any] = {}
+        self._tables = Cache(math.inf)
         self._buffers = self.scanner.backend.make_buffers()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -124,29 +125,25 @@ class DeviceScanner:
         self, layer: str, codes: torch.Tensor, reference: np.ndarray, tail: str, dtype: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """pmin and pmax (samples, nodes) of the codes of a layer."""
-        kept = self._look_ups.get((layer, tail, dtype))
-        if kept is None:
-            histograms = self.scanner.background.histograms(layer)
-            tables = range_tables(histograms.survivors, histograms.counted, tail)
-            tables = outward(*tables) if dtype == "float32" else tables
-            kept = self._look_ups[layer, tail, dtype] = self.scanner.backend.make_look_up(tables)
+        tables = look_up_of(self.scanner.background, layer, tail, np.dtype(dtype), self.scanner.backend)
         shape = tuple(codes.shape)
         pmin, pmax = (self.empty(shape, getattr(torch, dtype)) for _ in range(2))
         array, low, high = array_of(codes), array_of(pmin), array_of(pmax)
 
         def work(part: slice) -> None:
-            self.scanner.backend.look_up_ranges(array[part], reference[part], kept, (low[part], high[part]))
+            self.scanner.backend.look_up_ranges(array[part], reference[part], tables, (low[part], high[part]))
 
         self._each_part(work, codes.shape, 1)
         return pmin, pmax
 
     def _tables_of(self, layer: str, float_format: FloatFormat) -> NodeTables:
-        key = layer, float_format.name
-        if key not in self._tables:
+        def make() -> NodeTables:
             nodes = self.scanner.background.layers[layer].nodes
             waits = self.scanner.options.against == "own"  # for the classes, which come after the values
-            self._tables[key] = self.scanner.tables(layer, slice(0, nodes), float_format, by_codes=waits)
-        return self._tables[key]
+            return self.scanner.tables(layer, slice(0, nodes), float_format, by_codes=waits)
+
+        tables: NodeTables = self._tables.get((layer, float_format.name), make)
+        return tables
 
     def _each_part(self, work: Any, shape: tuple[int, ...], itemsize: int) -> list[Any]:
         """``work`` of ranges of samples: by threads on the CPU; another device has all of them at once."""

@@ -24,7 +24,7 @@ from hpv.histograms.ranges import check_tail
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import FORMS, STATISTICS, ScanKind
 from hpv.scanning.scanner import count_missing
-from hpv.scanning.scored import Scored, subset_nodes
+from hpv.scanning.scored import Scored, sample_number, subset
 from hpv.scoring.matching import check_weights, references_of_labels, scan_options
 
 
@@ -313,19 +313,13 @@ class BatchScores:
 
     def nodes(self, i: int, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
         """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
-        scored, background = self.get(tail, form, statistic), self._scanner.background
-        if not -self.samples <= i < self.samples:
-            raise IndexError(f"sample {i}: there are {self.samples}, from 0 on")
-        i = range(self.samples)[i]
-        label, alpha = scored.label[i : i + 1], float(scored.alpha[i])
-        reference = int(background.reference_of(label.astype(np.int64))[0]) if label[0] >= 0 else 0
-        found = {}
-        for layer in self.layers:
-            codes, parts = self.codes(layer)[i].cpu().numpy(), []
-            for piece, histograms in background.histograms_by_piece(layer):
-                parts.append(piece.start + subset_nodes(histograms, codes[piece], reference, tail, alpha))
-            found[layer] = np.concatenate(parts)
-        return found
+        scored, i = self.get(tail, form, statistic), sample_number(i, self.samples)
+
+        def codes_of(layer: str) -> np.ndarray:
+            return self.codes(layer)[i].cpu().numpy()
+
+        background = self._scanner.background
+        return subset(background, self.layers, codes_of, int(scored.label[i]), tail, float(scored.alpha[i]))
 
     def __repr__(self) -> str:
         return f"<hpv.BatchScores of {quantity(self.samples, 'sample')}>"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from hpv.base.cache import Cache
 from hpv.base.digests import digest
 from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat, convert_keys
@@ -145,13 +146,13 @@ class BackgroundState:
         return MergeKey(layers, self.classes is not None, self.min_class_size)
 
     @functools.cached_property
-    def kept(self) -> dict[tuple[str, ...], Any]:
-        """What earlier answers were looked up in, for the next ones."""
-        return {}
+    def tables(self) -> Cache:
+        """Tables made for earlier answers, kept for the next ones."""
+        return Cache()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be made again: tables of a GPU go to no other process."""
-        return {name: value for name, value in self.__dict__.items() if name != "kept"}
+        return {name: value for name, value in self.__dict__.items() if name != "tables"}
 
     @functools.cached_property
     def large_classes(self) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from hpv.base.errors import InputError
 from hpv.base.words import quantity
 from hpv.histograms.ranges import range_tables
-from hpv.histograms.state import LayerHistograms
+from hpv.histograms.state import BackgroundState, LayerHistograms
 from hpv.scanning.options import FORMS, STATISTICS, ScanOptions
 
 POOLED = -1
@@ -108,10 +108,41 @@ def _scan_row(row: np.ndarray, statistic: str, form: str, alpha_max: float, out:
     score_tallies(tally, thresholds, statistic, form, out)
 
 
-def subset_nodes(histograms: LayerHistograms, codes: np.ndarray, reference: int, tail: str, alpha: float) -> np.ndarray:
+def subset(
+    background: BackgroundState,
+    layers: Sequence[str],
+    codes_of: Callable[[str], np.ndarray],
+    label: int,
+    tail: str,
+    alpha: float,
+) -> dict[str, np.ndarray]:
+    """The subset of a sample: for every layer the indices of the nodes with pmax <= alpha, ascending.
+
+    ``codes_of`` gives the sample's codes (n,) of a layer; the counts of the class ``label`` answer, or the pooled ones.
+    """
+    reference = 0 if label == POOLED else int(background.reference_of(np.array([label]))[0])
+    found = {}
+    for layer in layers:
+        codes = codes_of(layer)
+        parts = [
+            piece.start + _within(histograms, codes[piece], reference, tail, alpha)
+            for piece, histograms in background.histograms_by_piece(layer)
+        ]
+        found[layer] = np.concatenate(parts)
+    return found
+
+
+def _within(histograms: LayerHistograms, codes: np.ndarray, reference: int, tail: str, alpha: float) -> np.ndarray:
     """Indices of the nodes with pmax <= alpha, ascending, from one sample's codes (n,)."""
     chosen = slice(reference, reference + 1)
     pmax = range_tables(histograms.survivors[chosen], histograms.counted[chosen], tail)[1][0]
     entry = np.minimum(codes.astype(np.intp), pmax.shape[1] - 1)
     reached = pmax[np.arange(len(codes)), entry] <= alpha
     return np.flatnonzero(reached & (entry < pmax.shape[1] - 1) & (histograms.counted[reference] > 0))
+
+
+def sample_number(i: int, samples: int) -> int:
+    """A sample as a number from 0 on; negative ones count from the end."""
+    if not -samples <= i < samples:
+        raise IndexError(f"sample {i}: there are {samples}, from 0 on")
+    return range(samples)[i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from hpv.activations.layers import Activations, Layer
 from hpv.activations.opening import open_activations
 from hpv.backends.choosing import get_backend
 from hpv.backends.protocol import Backend, coded_samples
+from hpv.backends.tables import coder_of, ranges_of
 from hpv.base.buffers import Buffers
 from hpv.base.errors import InputError
-from hpv.base.floats import FloatFormat
 from hpv.base.words import GIB
-from hpv.histograms.ranges import check_tail, outward, range_tables
+from hpv.histograms.ranges import check_tail
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.scored import ScanResult, join, subset_nodes
+from hpv.scanning.scored import ScanResult, join, sample_number, subset
 from hpv.scoring.job import prepare_score
 from hpv.scoring.matching import check_layers
 from hpv.scoring.tallying import score_by_threads
@@ -48,7 +49,7 @@ def _encode_tile(
     background: BackgroundState, name: str, layer: Layer, tile: slice, codes: Any, backend: Backend
 ) -> None:
     buffers = backend.make_buffers()
-    coder = _coder(background, name, tile, layer.float_format, backend)
+    coder = coder_of(background, name, tile, layer.float_format, backend)
     width = tile.stop - tile.start
 
     def work(block: Block, rows: slice) -> None:
@@ -105,8 +106,8 @@ def _fill_ranges(
     kind: np.dtype, backend: Backend,
 ) -> None:  # fmt: skip
     buffers, width = backend.make_buffers(), tile.stop - tile.start
-    coder = _coder(background, name, tile, layer.float_format, backend)
-    ranges = _ranges(background, name, tile, tail, kind, layer.float_format, backend)
+    coder = coder_of(background, name, tile, layer.float_format, backend)
+    ranges = ranges_of(background, name, tile, tail, kind, layer.float_format, backend)
 
     def codes(shape: tuple[int, int]) -> np.ndarray:
         return buffers.get("codes", shape, np.uint8)
@@ -147,37 +148,6 @@ def _tiles(layer: Layer) -> list[slice]:
     return list(in_steps(slice(0, layer.shape[1]), TILE_NODES))
 
 
-def _coder(background: BackgroundState, name: str, tile: slice, form: FloatFormat, backend: Backend) -> Any:
-    """The coder of some nodes; kept with the background where it is small, for the next call."""
-
-    def make() -> Any:
-        return backend.make_coder(background.histograms(name, tile).edges_for(form), form)
-
-    return _kept(background, name, ("coder", backend.name, name, form.name), make)
-
-
-def _ranges(
-    background: BackgroundState, name: str, tile: slice, tail: str, kind: np.dtype, form: FloatFormat, backend: Backend
-) -> Any:
-    """pmin and pmax by reference, node and code, as float64 or as float32 rounded outward; kept like coders."""
-
-    def make() -> Any:
-        histograms = background.histograms(name, tile)
-        tables = range_tables(histograms.survivors, histograms.counted, tail)
-        tables = outward(*tables) if kind == np.float32 else tables
-        return backend.make_ranges(tables, histograms.edges_for(form), form)
-
-    return _kept(background, name, ("ranges", backend.name, name, tail, kind.name, form.name), make)
-
-
-def _kept(background: BackgroundState, name: str, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-    if background.layers[name].nodes > TILE_NODES:
-        return make()
-    if key not in background.kept:
-        background.kept[key] = make()
-    return background.kept[key]
-
-
 def scan(
     background: BackgroundState, x: Any, *, layers: Any, labels: Any, against: Any, statistic: str, tail: str,
     form: str, alphas: str, alpha_max: float, backend: str = "auto",
@@ -191,28 +161,26 @@ def scan(
     parts: list[Any] = []
     score_by_threads(job, Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))
     whole = join(parts)
-    score, label, alpha = whole.score, whole.label, whole.alpha
-    references = job.background.reference_of(label.astype(np.int64)) if background.classes is not None else None
 
     def nodes(i: int) -> dict[str, np.ndarray]:
-        try:
-            i = range(len(score))[i]
-        except IndexError:
-            raise IndexError(f"sample {i}: there are {len(score)}, from 0 on") from None
-        reference = 0 if references is None or label[i] < 0 else int(references[i])
-        found = {}
-        for name, theirs in job.source_layers.items():
-            layer, parts = job.source.layers[theirs], []
-            block, backend = read_block(layer, slice(i, i + 1), slice(0, layer.shape[1]), Buffers()), get_backend("cpu")
-            for piece, histograms in job.background.histograms_by_piece(name):
-                codes = np.empty((1, histograms.nodes), np.uint8)
-                coder = backend.make_coder(histograms.edges_for(layer.float_format), layer.float_format)
-                backend.encode(coder, block.bits, block.first + piece.start, codes)
-                parts.append(piece.start + subset_nodes(histograms, codes[0], reference, tail, alpha[i]))
-            found[name] = np.concatenate(parts)
-        return found
+        i = sample_number(i, len(whole.score))
+        codes = partial(_codes_of_sample, job.background, job.source, job.source_layers, i)
+        return subset(job.background, list(job.source_layers), codes, int(whole.label[i]), tail, float(whole.alpha[i]))
 
-    return ScanResult(score, alpha, whole.size, label, nodes)
+    return ScanResult(whole.score, whole.alpha, whole.size, whole.label, nodes)
+
+
+def _codes_of_sample(
+    background: BackgroundState, source: Activations, source_layers: Mapping[str, str], i: int, layer: str
+) -> np.ndarray:
+    """Codes (n,) of one sample, looked up in tables that are there, or are made for the next samples."""
+    source_layer, backend = source.layers[source_layers[layer]], get_backend("cpu")
+    codes = np.empty((1, source_layer.shape[1]), np.uint8)
+    for tile in _tiles(source_layer):
+        block = read_block(source_layer, slice(i, i + 1), tile, Buffers())
+        coder, found = coder_of(background, layer, tile, source_layer.float_format, backend), codes[:, tile]
+        backend.encode(coder, block.bits, block.first, found)
+    return codes[0]
 
 
 def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, slice], None]) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from hpv.backends.choosing import get_backend
+from hpv.backends.tables import look_up_of
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import DataError
 from hpv.base.keeping import Every
-from hpv.histograms.ranges import outward, range_tables
 from hpv.histograms.state import BackgroundState
 from hpv.places.names import escape
 from hpv.scanning.scored import join
@@ -148,7 +148,6 @@ class KeptBlocks:
         self.first = 0
         """Sample of the store that the samples of blocks are counted from."""
         self.background: BackgroundState | None = None
-        self.tables: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def is_portable(self) -> bool:
@@ -166,7 +165,7 @@ class KeptBlocks:
     def at(self, first: int, background: BackgroundState | None) -> KeptBlocks:
         """The same for blocks whose samples are counted from ``first`` on."""
         other = copy(self)
-        other.first, other.background, other.tables = first, background, {}
+        other.first, other.background = first, background
         return other
 
     def __call__(self, layer: str, samples: slice, nodes: slice, codes: np.ndarray, reference: np.ndarray) -> None:
@@ -182,23 +181,19 @@ class KeptBlocks:
         self, layer: str, tail: str, samples: slice, nodes: slice, codes: np.ndarray, reference: np.ndarray
     ) -> None:
         """Keep the ranges of one tail, a chunk's samples at a time."""
-        low, high = (np.ascontiguousarray(table[:, nodes]) for table in self._range_tables(layer, tail))
+        assert self.background is not None
+        backend = get_backend("cpu")
+        low, high = look_up_of(self.background, layer, tail, np.dtype(np.float32), backend)
+        tables = low[:, nodes], high[:, nodes]
         width = codes.shape[1]
         step = score_chunks(width, self.samples, self.all_nodes, 4)[0]
         for rows in in_steps(samples, step):
             inside = slice(rows.start - samples.start, rows.stop - samples.start)
             shape = (rows.stop - rows.start, width)
             out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
-            get_backend("cpu").look_up_ranges(codes[inside], reference[inside], (low, high), out)
+            backend.look_up_ranges(codes[inside], reference[inside], tables, out)
             for end, values in zip(("pmin", "pmax"), out, strict=True):
                 self.writer.write(f"ranges/{tail}/{escape(layer)}/{end}", (rows, nodes), values)
-
-    def _range_tables(self, layer: str, tail: str) -> tuple[np.ndarray, np.ndarray]:
-        assert self.background is not None
-        if (tail, layer) not in self.tables:
-            histograms = self.background.histograms(layer)
-            self.tables[tail, layer] = outward(*range_tables(histograms.survivors, histograms.counted, tail))
-        return self.tables[tail, layer]
 
 
 def _own_labels(job: ScoreJob) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from hpv.activations.blocks import read_block
 from hpv.activations.layers import Layer
 from hpv.activations.windows import windowed
 from hpv.base import keeping
+from hpv.base.cache import Cache
 from hpv.base.errors import DataError
 from hpv.base.slices import relative_to
 from hpv.histograms.state import BackgroundState
@@ -21,7 +23,6 @@ from hpv.scanning.scored import Scored
 from hpv.scoring.job import ScoreJob
 from hpv.scoring.plan import SCORE_CHUNK, TALLY_SHARE
 from hpv.walking import tiling
-from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.progress import Progress
 from hpv.walking.threads import Queue, in_steps, run_in_threads
 
@@ -88,27 +89,6 @@ def segment_length(job: ScoreJob) -> int:
     return samples
 
 
-class _Tables:
-    """Tables of tiles: kept with the background where they are small, for this run where there is room for all."""
-
-    def __init__(self, job: ScoreJob, plans: Mapping[str, LayerPlan]) -> None:
-        self.job = job
-        small = all(plan.nodes <= KEPT_NODES for plan in plans.values())
-        self.kept: dict[tuple[str, ...], Any] = job.background.kept if small else {}
-
-    def get(self, name: str, tile: slice) -> NodeTables:
-        form, options = self.job.source.layers[self.job.source_layers[name]].float_format, self.job.options
-        asked = (options.alphas, repr(float(options.alpha_max)), *options.tails)
-        key = ("scan", self.job.scanner.backend.name, name, f"{tile.start}:{tile.stop}", form.name, *asked)
-        if key in self.kept:
-            found: NodeTables = self.kept[key]
-            return found
-        made = self.job.scanner.tables(name, tile, form)
-        if self.job.plan.together:
-            self.kept[key] = made
-        return made
-
-
 class ScoreWalk:
     """One run over the samples: what its threads share."""
 
@@ -117,7 +97,7 @@ class ScoreWalk:
         self.progress = progress
         self.write_codes = write_codes
         self.plans = dict(zip(job.source_layers, job.plan.layers, strict=True))
-        self.tables = _Tables(job, self.plans)
+        self.tables = self._cache()
         self.buffers = job.scanner.backend.make_buffers()
         self.layers = self._windowed()
         tiles = [(name, tile) for name, plan in self.plans.items() for tile in plan.tiles]
@@ -132,6 +112,23 @@ class ScoreWalk:
             for name, plan in self.plans.items()
         }
 
+    def _cache(self) -> Cache:
+        """Where tables are kept: with the background where they are small, for this run where there is room for all."""
+        if all(plan.nodes <= KEPT_NODES for plan in self.plans.values()):
+            return self.job.background.tables
+        return Cache(math.inf if self.job.plan.together else 0)
+
+    def _tables(self, name: str, tile: slice) -> NodeTables:
+        """Tables of a tile of a layer."""
+        options, scanner = self.job.options, self.job.scanner
+        float_format = self.job.source.layers[self.job.source_layers[name]].float_format
+        key = (
+            "scan", scanner.backend.name, name, tile.start, tile.stop, float_format.name, options.alphas,
+            float(options.alpha_max), options.against, options.tails,
+        )  # fmt: skip
+        tables: NodeTables = self.tables.get(key, partial(scanner.tables, name, tile, float_format))
+        return tables
+
     def score(self, segment: slice) -> tuple[int, Results, int]:
         """Score as much of a range of samples as can be done until the next checkpoint.
 
@@ -144,7 +141,7 @@ class ScoreWalk:
         for number, tiles in enumerate(self.passes):
             # The first pass over them says how many samples it will be.
             seconds = math.inf if number else keeping.CHECKPOINT_SECONDS / len(self.passes)
-            made = [(name, tile, self.tables.get(name, tile)) for name, tile in tiles]
+            made = [(name, tile, self._tables(name, tile)) for name, tile in tiles]
             last = tiles is self.passes[-1]
             if waiting is not None:
                 self.layers = self._windowed()

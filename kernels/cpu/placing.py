@@ -310,7 +310,7 @@ def unite(edges, ordered, starts, found, infinity, united):  # (n, e), (b, m, l)
 
 
 @kernel
-def close_edges(inner, survivors, counted, lowest, highest, infinity, edges, closed):
+def add_outer_edges(inner, survivors, counted, lowest, highest, infinity, edges, closed):
     # (n, e), (c, n, e), (c, n), (n,), (n,) -> (n, e + 2), (c, n, e + 2)
     """Add the outer edges: the smallest value, where all survive, and the next number above the largest, where none do.
 
