@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from hpv.activations.layers import BARE, Layer, contiguous, hash_of
+from hpv.activations.array_backed import ArrayBacked, contiguous, hash_of
+from hpv.activations.layers import BARE, Layer
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import StoreError
 from hpv.base.floats import FloatFormat, format_of
 
 
-class ArrayLayer(Layer):
+class ArrayLayer(ArrayBacked):
     """A numpy array, also one that is mapped from a file."""
 
     def __init__(
@@ -42,7 +43,7 @@ class ArrayLayer(Layer):
 
     @functools.cached_property
     def values_hash(self) -> str:
-        """BLAKE2 of the values, in parts of about 16 MiB."""
+        """SHA-256 of the values, in parts of about 16 MiB."""
         return hash_of(self)
 
     def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:

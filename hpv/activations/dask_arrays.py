@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hpv.activations.array_backed import ArrayBacked
 from hpv.activations.layers import Layer
 from hpv.base.floats import FloatFormat
 from hpv.base.slices import cut_at_multiples
@@ -17,7 +18,7 @@ LARGEST_COMPUTED = 4 << 20
 """Bytes of a Dask array that are computed at once, unless a chunk has more."""
 
 
-class DaskLayer(Layer):
+class DaskLayer(ArrayBacked):
     """A Dask array, computed block by block in the thread that reads; what is persisted is fetched from the cluster."""
 
     def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from hpv.activations.array_backed import ArrayBacked, contiguous, hash_of
 from hpv.activations.arrays import ArrayLayer
-from hpv.activations.layers import Layer, contiguous, hash_of
+from hpv.activations.layers import Layer
 from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat, format_of
 
@@ -28,7 +29,7 @@ def from_device(name: str, source: Any, origin: str) -> Layer:
     return DeviceLayer(name, origin, array, format_of(array.dtype, origin))
 
 
-class TensorLayer(Layer):
+class TensorLayer(ArrayBacked):
     """A torch tensor on another device; what is not done there is copied to this one block by block."""
 
     def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:
@@ -63,7 +64,7 @@ class TensorLayer(Layer):
         return block if block.ndim > 2 else contiguous(block, self.float_format, out)
 
 
-class DeviceLayer(Layer):
+class DeviceLayer(ArrayBacked):
     """Another library's array on a GPU: what has ``__cuda_array_interface__``, or came by DLPack."""
 
     on_device = True

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat
+from hpv.base.slices import Index, indexed
 from hpv.base.words import quantity
 
 BARE = "activations"
@@ -18,8 +16,27 @@ BARE = "activations"
 
 
 class Layer:
-    """The activations of one layer, (samples, nodes). The base of one class per kind of array."""
+    """The activations of one layer, (samples, nodes), wherever they lie; one class for every kind of array.
 
+    It behaves as an array does: ``np.asarray(layer)`` reads all of it, ``layer[rows, nodes]`` a part, and it has
+    ``shape``, ``dtype``, ``ndim`` and ``len``. Numpy has no bfloat16: such values come as float32, which holds each of
+    them.
+
+    >>> import numpy as np
+    >>> from hpv.activations.opening import open_activations
+    >>> layer = open_activations(np.arange(6.0).reshape(3, 2)).layers["activations"]
+    >>> layer.shape, layer.dtype, len(layer)
+    ((3, 2), dtype('float64'), 3)
+    >>> layer[1:, 0]
+    array([2., 4.])
+    """
+
+    name: str
+    """Of the layer."""
+    origin: str
+    """What messages call it."""
+    float_format: FloatFormat
+    """Of its values."""
     in_memory = False
     """``read`` gives views and needs no buffer."""
     on_device = False
@@ -27,21 +44,45 @@ class Layer:
     is_portable = False
     """A pickle of it is small, and reads the same values in another process that sees the same files."""
 
-    def __init__(self, name: str, origin: str, array: Any, float_format: FloatFormat) -> None:
-        """``array``: anything with a shape of at least two dimensions."""
-        self.name = name
-        self.origin = origin
-        """What messages call it."""
-        self.float_format = float_format
-        self._array = array
-        self._full_shape = _checked_shape(array.shape, origin)
-        self._inner = math.prod(self._full_shape[2:])
+    # --- as an array ---
 
     @property
     def shape(self) -> tuple[int, int]:
         """Samples and nodes; dimensions after the first are laid out in a row (C order)."""
-        samples, *rest = self._full_shape
-        return samples, math.prod(rest)
+        raise NotImplementedError
+
+    @property
+    def ndim(self) -> int:
+        """Samples and nodes are two dimensions."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its values as numpy has them."""
+        return self.float_format.numbers(np.empty(0, self.float_format.storage)).dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Index) -> Any:
+        return indexed(lambda part: self.float_format.numbers(self.read(part[0], part[1])), self.shape, index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self[:]
+        return np.array(values, dtype, copy=copy) if dtype is not None or copy else values
+
+    def __repr__(self) -> str:
+        samples, nodes = self.shape
+        return f"<hpv.Layer {self.name}: {quantity(samples, 'sample')} x {quantity(nodes, 'node')} {self.float_format}>"
+
+    # --- as blocks ---
+
+    def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
+        """A block (samples, nodes) in ``float_format.storage``, each row's values side by side.
+
+        ``out`` is a buffer of that shape that may be used; the result is what is returned. Threads may read at once.
+        """
+        raise NotImplementedError
 
     @property
     def chunks(self) -> tuple[int, int] | None:
@@ -70,16 +111,18 @@ class Layer:
     @property
     def identity(self) -> dict[str, Any]:
         """Names the data in the request of an output."""
-        return {"shape": list(self._full_shape), "dtype": self.float_format.name}
+        raise NotImplementedError
+
+    def part(self, rows: slice) -> Layer:
+        """Consecutive samples of it."""
+        return PartLayer(self, rows)
+
+    # --- on a GPU ---
 
     @property
     def device(self) -> str | None:
         """Where the values are, as torch says it; None for this machine's memory and disks."""
         return None
-
-    def part(self, rows: slice) -> Layer:
-        """Consecutive samples of it."""
-        return PartLayer(self, rows)
 
     def bits_on_device(self, rows: slice) -> Any:
         """Some samples as signed integers (samples, nodes) where they are, on a GPU: what its backend reads."""
@@ -89,115 +132,86 @@ class Layer:
         """An array for results beside the values."""
         return np.empty(shape, dtype)
 
-    def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
-        """A block (samples, nodes) in ``float_format.storage``, each row's values side by side.
 
-        ``out`` is a buffer of that shape that may be used; the result is what is returned. Threads may read at once.
-        """
-        rows = range(*samples.indices(self.shape[0]))
-        columns = range(*nodes.indices(self.shape[1]))
-        if len(self._full_shape) == 2:
-            selection = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
-            return self._block(selection, out)
-        # The planes of the second dimension that hold these nodes, and the nodes within them.
-        first, last = columns.start // self._inner, -(-columns.stop // self._inner)
-        planes, target = (len(rows), last - first, *self._full_shape[2:]), None
-        if out is not None and out.flags.c_contiguous and out.size == math.prod(planes):
-            target = out.reshape(planes)
-        block = self._block((slice(rows.start, rows.stop), slice(first, last)), target)
-        if out is not None and block is target:
-            return out
-        block = block.reshape(len(rows), (last - first) * self._inner)
-        start = columns.start - first * self._inner
-        return contiguous(block[:, start : start + len(columns)], self.float_format, out)
+class Wrapping(Layer):
+    """A layer that passes everything on to the one inside."""
 
-    def _block(self, selection: tuple[slice, slice], out: np.ndarray | None) -> np.ndarray:
-        """A block along the first two dimensions, all of the others."""
-        raise NotImplementedError
-
-
-class PartLayer(Layer):
-    """Consecutive samples of another layer."""
-
-    def __init__(self, whole: Layer, rows: slice) -> None:
-        self.name, self.origin, self.float_format = whole.name, whole.origin, whole.float_format
-        self.in_memory, self.is_portable, self.on_device = whole.in_memory, whole.is_portable, whole.on_device
-        self._whole, self._start, self._samples = whole, rows.start, rows.stop - rows.start
+    def __init__(self, inside: Layer) -> None:
+        self.inside = inside
+        self.name, self.origin, self.float_format = inside.name, inside.origin, inside.float_format
+        self.in_memory, self.is_portable, self.on_device = inside.in_memory, inside.is_portable, inside.on_device
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Samples of this part, and nodes."""
-        return self._samples, self._whole.shape[1]
+        return self.inside.shape
+
+    def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
+        return self.inside.read(samples, nodes, out)
 
     @property
     def chunks(self) -> tuple[int, int] | None:
-        """Those of the whole."""
-        return self._whole.chunks
+        return self.inside.chunks
+
+    @property
+    def offset(self) -> int:
+        return self.inside.offset
+
+    @property
+    def reads_whole(self) -> bool:
+        return self.inside.reads_whole
+
+    def scratch(self, rows: int) -> int:
+        return self.inside.scratch(rows)
+
+    @property
+    def missing_chunks(self) -> int:
+        return self.inside.missing_chunks
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self.inside.identity
+
+    @property
+    def device(self) -> str | None:
+        return self.inside.device
+
+    def bits_on_device(self, rows: slice) -> Any:
+        return self.inside.bits_on_device(rows)
+
+    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
+        return self.inside.empty(shape, dtype)
+
+
+class PartLayer(Wrapping):
+    """Consecutive samples of another layer."""
+
+    def __init__(self, whole: Layer, rows: slice) -> None:
+        super().__init__(whole)
+        self._start, self._samples = rows.start, rows.stop - rows.start
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._samples, self.inside.shape[1]
 
     @property
     def offset(self) -> int:
         """Also of a part of a part."""
-        return self._whole.offset + self._start
-
-    @property
-    def reads_whole(self) -> bool:
-        """That of the whole."""
-        return self._whole.reads_whole
-
-    def scratch(self, rows: int) -> int:
-        """That of the whole."""
-        return self._whole.scratch(rows)
-
-    @property
-    def missing_chunks(self) -> int:
-        """Those of the whole."""
-        return self._whole.missing_chunks
+        return self.inside.offset + self._start
 
     @property
     def identity(self) -> dict[str, Any]:
         """With the first sample, and the one after the last."""
-        return {**self._whole.identity, "part": [self._start, self._start + self._samples]}
-
-    def bits_on_device(self, rows: slice) -> Any:
-        return self._whole.bits_on_device(slice(self._start + rows.start, self._start + rows.stop))
-
-    def empty(self, shape: tuple[int, int], dtype: np.dtype) -> Any:
-        return self._whole.empty(shape, dtype)
+        return {**self.inside.identity, "part": [self._start, self._start + self._samples]}
 
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         rows = range(*samples.indices(self._samples))
-        return self._whole.read(slice(self._start + rows.start, self._start + rows.stop), nodes, out)
+        return self.inside.read(self._in_whole(slice(rows.start, rows.stop)), nodes, out)
 
+    def bits_on_device(self, rows: slice) -> Any:
+        return self.inside.bits_on_device(self._in_whole(rows))
 
-def hash_of(layer: Layer) -> str:
-    """Of a layer's values: 128 bits of SHA-256, for which many processors have instructions."""
-    digest = hashlib.sha256()
-    samples, nodes = layer.shape
-    step = max(1, (16 << 20) // (nodes * layer.float_format.storage.itemsize))
-    for start in range(0, samples, step):
-        block = layer.read(slice(start, min(samples, start + step)), slice(0, nodes))
-        digest.update(np.ascontiguousarray(block).view(np.uint8).data)
-    return digest.hexdigest()[:32]
-
-
-def contiguous(block: np.ndarray, float_format: FloatFormat, out: np.ndarray | None) -> np.ndarray:
-    """The same values side by side in the format's storage: in ``out`` where that has the shape, else in new memory."""
-    if out is None or out.shape != block.shape:
-        return np.ascontiguousarray(block, float_format.storage)
-    np.copyto(out, block)
-    return out
-
-
-def _checked_shape(shape: tuple[Any, ...], origin: str) -> tuple[int, ...]:
-    if len(shape) < 2:
-        raise InputError(f"{origin}: shape {tuple(shape)}; activations have two dimensions, samples and nodes.")
-    if any(size != size for size in shape):
-        raise InputError(f"{origin}: a Dask array of unknown shape {shape}; call its compute_chunk_sizes() first.")
-    if shape[0] == 0:
-        raise InputError(f"{origin}: there are no samples, shape {tuple(shape)}; give at least one.")
-    if 0 in shape:
-        raise InputError(f"{origin}: there are no nodes, shape {tuple(shape)}; leave this layer out.")
-    return tuple(int(size) for size in shape)
+    def _in_whole(self, rows: slice) -> slice:
+        return slice(self._start + rows.start, self._start + rows.stop)
 
 
 @dataclass(frozen=True)

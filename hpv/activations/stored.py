@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpv.activations.array_backed import ArrayBacked
 from hpv.activations.layers import BARE, Activations, Layer
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import DataError, StoreError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from hpv.store.reading import Store
 
 
-class StoredLayer(Layer):
+class StoredLayer(ArrayBacked):
     """A Zarr array."""
 
     def __init__(

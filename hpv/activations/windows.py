@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from hpv.activations.layers import Layer
+from hpv.activations.layers import Layer, Wrapping
 from hpv.base.slices import cut_at_multiples
 
 HELD = 2
@@ -24,30 +24,20 @@ def windows_held(rows: int, samples: int, threads: int) -> int:
     return 1 if threads == 1 or rows >= samples else HELD
 
 
-class WindowLayer(Layer):
+class WindowLayer(Wrapping):
     """Another layer, of which every chunk is read once for all the blocks that a window has room for.
 
     The threads that want a window fill it together, each another chunk.
     """
 
     def __init__(self, whole: Layer, rows: int, readers: int, held: int) -> None:
-        self.name, self.origin, self.float_format = whole.name, whole.origin, whole.float_format
-        self._whole, self._rows, self._held = whole, rows, held
+        super().__init__(whole)
+        self._rows, self._held = rows, held
         self._before = whole.offset % (whole.chunks[0] if whole.chunks else 1)
         """Windows begin where chunks do, which may be before the first sample."""
         self._readers = threading.Semaphore(readers)
         self._windows: OrderedDict[tuple[int, int, int], _Window] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the layer."""
-        return self._whole.shape
-
-    @property
-    def chunks(self) -> tuple[int, int] | None:
-        """Of the layer."""
-        return self._whole.chunks
 
     def read(self, samples: slice, nodes: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """See `Layer`; quick where neighbouring blocks of the same nodes are read one soon after the other."""
@@ -73,7 +63,7 @@ class WindowLayer(Layer):
             if window is None:
                 while len(self._windows) >= self._held:
                     self._windows.popitem(last=False)
-                window = self._windows[key] = _Window(self._whole, rows, nodes)
+                window = self._windows[key] = _Window(self.inside, rows, nodes)
         return rows.start, window.filled(self._readers)
 
 

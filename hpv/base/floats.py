@@ -52,6 +52,10 @@ class FloatFormat:
         """What is added to an exponent to store it."""
         return (1 << (self.exponent_bits - 1)) - 1
 
+    def numbers(self, values: np.ndarray) -> np.ndarray:
+        """Values in ``storage`` as numbers that numpy knows: bfloat16 as float32, which holds each of them."""
+        return (values.astype(np.uint32) << 16).view(np.float32) if self.name == "bfloat16" else values
+
     def __str__(self) -> str:
         return self.name
 

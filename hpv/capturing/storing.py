@@ -18,7 +18,7 @@ from hpv.activations.stored import ActivationStore
 from hpv.activations.writing import ActivationWriter
 from hpv.base import keeping
 from hpv.base.errors import DataError, HpvError, InputError, OutputExistsError
-from hpv.base.floats import BFLOAT16, FloatFormat
+from hpv.base.floats import FloatFormat
 from hpv.base.words import quantity
 from hpv.capturing.batches import Call, CallRule, evaluating, given_classes, predicted_classes, weights_hash
 from hpv.capturing.estimate import CapturePlan, make_plan, refuse_too_large
@@ -321,16 +321,9 @@ def _already(path: Path | str, first: _Forward, note: str) -> Captured:
 
 
 def _alike(now: np.ndarray, then: np.ndarray, float_format: FloatFormat) -> bool:
-    new, old = _numbers(now, float_format), _numbers(then, float_format)
+    new, old = (float_format.numbers(values).astype(np.float64) for values in (now, then))
     scale = np.max(np.abs(old), where=np.isfinite(old), initial=0.0)
     return bool(np.allclose(new, old, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True))
-
-
-def _numbers(values: np.ndarray, float_format: FloatFormat) -> np.ndarray:
-    """As float64, bfloat16 too."""
-    if float_format is BFLOAT16:
-        return (values.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return values.astype(np.float64)
 
 
 def _sizes(first: _Forward) -> dict[str, tuple[int, str]]:

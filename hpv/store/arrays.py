@@ -14,6 +14,7 @@ from zarr.core.buffer.cpu import NDBuffer
 from zarr.storage import LocalStore
 
 from hpv.base.errors import DataError
+from hpv.base.slices import Index, indexed
 from hpv.places.remote import PlaceError
 from hpv.store.accelerating import accelerated
 from hpv.store.chunks import AGAIN, RESTORE, ChunkError, overlaps, read_region
@@ -38,7 +39,10 @@ Selection = slice | Sequence[slice] | None
 
 
 class StoredArray:
-    """A Zarr array that is read block by block; any number of threads may read at the same time."""
+    """A Zarr array that is read block by block; any number of threads may read at the same time.
+
+    It behaves as an array does: ``np.asarray(stored)`` reads all of it, ``stored[rows, columns]`` a part.
+    """
 
     def __init__(self, array: zarr.Array, origin: str, *, strict: bool) -> None:
         """``strict``: a missing chunk is an error, as in everything that hpv wrote; else it holds the fill value."""
@@ -71,6 +75,21 @@ class StoredArray:
     def dtype(self) -> np.dtype:
         """As stored; another byte order is turned round by ``read`` into a native ``out``."""
         return np.dtype(self._array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        """How many dimensions it has."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Index) -> Any:
+        return indexed(self.read, self.shape, index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self.read()
+        return np.array(values, dtype, copy=copy) if dtype is not None or copy else values
 
     @property
     def chunks(self) -> tuple[int, ...]:
