@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from hpv.activations.array_backed import ArrayBacked, contiguous, hash_of
-from hpv.activations.layers import BARE, Layer
-from hpv.base.addresses import absolute_path
-from hpv.base.errors import StoreError
-from hpv.base.floats import FloatFormat, format_of
+from hpv.activations.layers import BARE, Activations, Layer
+from hpv.base.addresses import absolute_path, is_address, without_scheme
+from hpv.base.errors import InputError, StoreError
+from hpv.base.floats import BFLOAT16, FloatFormat, format_of
 
 
 class ArrayLayer(ArrayBacked):
@@ -55,8 +55,28 @@ def _map_again(name: str, origin: str, float_format: FloatFormat, file: dict[str
     return ArrayLayer(name, origin, np.load(file["path"], mmap_mode="r", allow_pickle=False), float_format, file)
 
 
-def map_file(path: str) -> Layer:
-    """The one layer of an .npy file, which is mapped into memory and not read."""
+def activations_of(source: Any) -> Activations | None:
+    """The one layer of an .npy file; None for anything else."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    path = os.fspath(source)
+    if not path.endswith(".npy") or is_address(path) or os.path.isdir(without_scheme(path)):
+        return None
+    return Activations({BARE: _map_file(without_scheme(path))}, None, None, {}, False)
+
+
+def layer_of(name: str, source: Any, origin: str) -> Layer | None:
+    """A numpy array as a layer; None for anything else."""
+    if isinstance(source, np.ma.MaskedArray):
+        raise InputError(f"{origin}: a masked array; fill it first, with NaN for what is masked: x.filled(np.nan).")
+    if not isinstance(source, np.ndarray):
+        return None
+    float_format = format_of(source.dtype, origin)
+    # The package ml_dtypes gives numpy a bfloat16.
+    return ArrayLayer(name, origin, source.view(np.uint16) if float_format is BFLOAT16 else source, float_format)
+
+
+def _map_file(path: str) -> Layer:
     if not os.path.exists(path):
         raise StoreError(f"{path} does not exist; check the path.")
     try:
@@ -66,8 +86,3 @@ def map_file(path: str) -> Layer:
     entry = os.stat(path)
     file = {"path": absolute_path(path), "bytes": entry.st_size, "modified": entry.st_mtime_ns}
     return ArrayLayer(BARE, path, array, format_of(array.dtype, path), file)
-
-
-def bits_of_bfloat16(array: np.ndarray) -> np.ndarray:
-    """The bits of a bfloat16 array of the package ml_dtypes."""
-    return array.view(np.uint16)

@@ -11,11 +11,18 @@ import numpy as np
 
 from hpv.activations.array_backed import ArrayBacked
 from hpv.activations.layers import Layer
-from hpv.base.floats import FloatFormat
+from hpv.base.floats import FloatFormat, format_of
 from hpv.base.slices import cut_at_multiples
 
 LARGEST_COMPUTED = 4 << 20
 """Bytes of a Dask array that are computed at once, unless a chunk has more."""
+
+
+def layer_of(name: str, source: Any, origin: str) -> Layer | None:
+    """A Dask array as a layer; None for anything else."""
+    if type(source).__module__.partition(".")[0] != "dask" or not hasattr(source, "dask"):
+        return None
+    return DaskLayer(name, origin, source, format_of(source.dtype, origin)) if hasattr(source, "chunks") else None
 
 
 class DaskLayer(ArrayBacked):

@@ -16,8 +16,27 @@ from hpv.base.floats import FloatFormat, format_of
 _DLPACK_CPU = 1
 
 
-def from_device(name: str, source: Any, origin: str) -> Layer:
-    """An array of any library that says where its memory is."""
+def layer_of(name: str, source: Any, origin: str) -> Layer | None:
+    """A tensor of torch, or an array of any library that says where its memory is; None for anything else."""
+    if type(source).__module__.partition(".")[0] == "torch" or hasattr(source, "is_cuda"):
+        return _of_tensor(name, source, origin)
+    if hasattr(source, "__cuda_array_interface__") or hasattr(source, "__dlpack_device__"):
+        return _of_others(name, source, origin)
+    return None
+
+
+def _of_tensor(name: str, source: Any, origin: str) -> Layer:
+    float_format = format_of(source.dtype, origin)
+    if str(source.layout) != "torch.strided":
+        raise InputError(f"{origin}: a tensor of layout {source.layout}; give a dense one (tensor.to_dense()).")
+    tensor = source.detach()
+    if tensor.device.type == "cpu":
+        return ArrayLayer(name, origin, numpy_of(tensor), float_format)
+    return TensorLayer(name, origin, tensor, float_format)
+
+
+def _of_others(name: str, source: Any, origin: str) -> Layer:
+    """What has ``__cuda_array_interface__`` or DLPack."""
     if not hasattr(source, "__cuda_array_interface__") and source.__dlpack_device__()[0] == _DLPACK_CPU:
         array = np.from_dlpack(source)
         return ArrayLayer(name, origin, array, format_of(array.dtype, origin))

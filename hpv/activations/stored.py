@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,14 +66,28 @@ class StoredLayer(ArrayBacked):
             raise DataError(f"layer {self.name}: {error}") from error
 
 
-def stored_layer(name: str, array: StoredArray) -> Layer:
+def activations_of(source: Any) -> Activations | None:
+    """Layers of a path of a Zarr store, or of an object of Zarr; None for anything else."""
+    if not isinstance(source, (str, os.PathLike)) and not type(source).__module__.startswith("zarr."):
+        return None
+    from hpv.store import foreign
+
+    found = foreign.zarr_layers(source)
+    if isinstance(found, foreign.Store):
+        return _of_store(ActivationStore(found))
+    if isinstance(found, foreign.StoredArray):
+        return Activations({BARE: _of_array(BARE, found)}, None, None, {}, False)
+    return Activations({name: _of_array(name, array) for name, array in found.items()}, None, None, {}, True)
+
+
+def _of_array(name: str, array: StoredArray) -> Layer:
     """A Zarr array as a layer; one of unsigned integers may be marked as bfloat16."""
     marked = array.attributes.get("float_format")
     float_format = BFLOAT16 if marked == BFLOAT16.name and array.dtype == BFLOAT16.storage else None
     return StoredLayer(name, array.origin, array, float_format or format_of(array.dtype, _what(name, array.origin)))
 
 
-def from_activation_store(store: ActivationStore) -> Activations:
+def _of_store(store: ActivationStore) -> Activations:
     """All layers of an activation store, with their labels and ids."""
     path = store.store.path
     layers: dict[str, Layer] = {}

@@ -18,7 +18,10 @@ def answer(array: np.ndarray, index: Any) -> Any:
 
     def read(box: tuple[slice, ...]) -> np.ndarray:
         assert len(box) == array.ndim
-        assert all(side.step is None and 0 <= side.start <= side.stop <= size for side, size in zip(box, array.shape))
+        assert all(
+            side.step is None and 0 <= side.start <= side.stop <= size
+            for side, size in zip(box, array.shape, strict=True)
+        )
         return array[box]
 
     return indexed(read, array.shape, index)
