@@ -296,7 +296,7 @@ def test_given_labels(by_class: hpv.Background, net: Net) -> None:
         kind = ("two-sided", "whole", "higher_criticism")
         assert_equal(found.get(*kind), again.get(*kind))
         assert not np.array_equal(found.get(*kind).score, predicted.get(*kind).score)
-        known = set(by_class.classes[by_class.groups])  # type: ignore[index]
+        known = set(by_class.classes[by_class.large_classes])  # type: ignore[index]
         expected = [label if label in known else -1 for label in labels.tolist()]
         assert found.get(*kind).label.tolist() == expected
         with pytest.warns(HpvWarning, match="1 of 30 samples has a label that the background was not fitted with"):

@@ -226,7 +226,7 @@ def test_misuse_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="store's own attributes"):
         output.finish({"complete": False})
     output.finish()
-    with pytest.raises(ValueError, match="complete or histograms"):
+    with pytest.raises(ValueError, match="complete or closed"):
         output.checkpoint({})
 
 

@@ -219,21 +219,31 @@ class Activations:
     """Layers with the same samples."""
 
     layers: dict[str, Layer]
-    labels: np.ndarray | None
-    """One int64 per sample, where the source has them."""
-    ids: list[str] | None
-    """One string per sample, where the source has them."""
+    label_array: Any
+    """One integer per sample, in an array or a stored one, or None."""
+    id_array: Any
+    """One string per sample, in a list or a stored array, or None."""
     attributes: dict[str, Any]
     """What an activation store says of its origin: ``model``, ``weights`` and so on."""
     is_mapping: bool
     """Several named layers were given, so answers per layer are mappings too."""
 
     def __repr__(self) -> str:
-        given = [name for name, values in (("labels", self.labels), ("ids", self.ids)) if values is not None]
+        given = [name for name, values in (("labels", self.label_array), ("ids", self.id_array)) if values is not None]
         layers = (
             f"{name}: {quantity(layer.shape[1], 'node')} {layer.float_format}" for name, layer in self.layers.items()
         )
         return f"<hpv.Activations of {', '.join([quantity(self.samples, 'sample'), *given])}; {', '.join(layers)}>"
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """One int64 per sample, where the source has them."""
+        return None if self.label_array is None else np.asarray(self.label_array).astype(np.int64, copy=False)
+
+    @property
+    def ids(self) -> list[str] | None:
+        """One string per sample, where the source has them."""
+        return None if self.id_array is None else [str(name) for name in self.id_array[:]]
 
     @property
     def samples(self) -> int:
@@ -264,8 +274,8 @@ class Activations:
         """Consecutive samples of all layers."""
         return Activations(
             {name: layer.part(rows) for name, layer in self.layers.items()},
-            None if self.labels is None else self.labels[rows],
-            None if self.ids is None else self.ids[rows],
+            None if self.label_array is None else self.label_array[rows],
+            None if self.id_array is None else self.id_array[rows],
             self.attributes,
             self.is_mapping,
         )

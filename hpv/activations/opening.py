@@ -92,7 +92,7 @@ def _checked(activations: Activations) -> Activations:
         if layer.device != placed[0].device:
             raise InputError(f"layer {placed[0].name} is on {placed[0].device}, layer {layer.name} on {layer.device}; "
                              "bring them to one device.")  # fmt: skip
-    for what, values in (("labels", activations.labels), ("ids", activations.ids)):
+    for what, values in (("labels", activations.label_array), ("ids", activations.id_array)):
         if values is not None and len(values) != activations.samples:
             samples = quantity(activations.samples, "sample")
             raise InputError(f"{first.origin}: there are {len(values):,} {what} for {samples}; give one for each.")

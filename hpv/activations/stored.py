@@ -147,13 +147,13 @@ class ActivationStore:
             )
         return array
 
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> StoredArray | None:
         """One int64 per sample, or None."""
-        return self.store.array(LABELS).read() if LABELS in self.store else None
+        return self.store.array(LABELS) if LABELS in self.store else None
 
-    def ids(self) -> list[str] | None:
+    def ids(self) -> StoredArray | None:
         """One string per sample, or None."""
-        return [str(name) for name in self.store.array(IDS).read()] if IDS in self.store else None
+        return self.store.array(IDS) if IDS in self.store else None
 
 
 def activation_chunks(nodes: int, itemsize: int) -> tuple[int, int]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+
+def steps(length: int, step: int) -> Iterator[slice]:
+    """So many things in pieces of ``step``, the last of which may be shorter."""
+    return (slice(start, min(length, start + step)) for start in range(0, length, step))
 
 
 def split(rows: slice, parts: int, step: int) -> list[slice]:

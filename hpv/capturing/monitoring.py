@@ -174,7 +174,7 @@ class Monitor:
                 raise InputError(f"against='own': labels: {batch.note}; give labels=, or make the monitor with "
                                  "against='lowest' or 'pooled'.")  # fmt: skip
             labels = batch.classes.cpu().numpy()
-        return references_of_labels(self.background, labels)
+        return references_of_labels(self.background, labels, len(labels)).astype(np.int64)
 
     # --- while the model runs ---
 

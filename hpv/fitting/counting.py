@@ -15,7 +15,7 @@ from hpv.base.errors import DataError
 from hpv.base.floats import convert_keys
 from hpv.base.keeping import Saves, saving
 from hpv.base.slices import first_gap
-from hpv.fitting.job import FitJob, class_sizes, finish_fit
+from hpv.fitting.job import FitJob, finish_fit
 from hpv.fitting.proposing import propose_layer
 from hpv.histograms.counts import LayerCounts
 from hpv.histograms.edges import LayerEdges
@@ -65,7 +65,7 @@ def fit_by_threads(job: FitJob, progress: Progress, checkpoint: Checkpoint | Non
         progress.start(f"fit {layer.name}", plan.bytes_read)
         edges = edges_of(layer, plan, job, progress, checkpoint)
         counts = count_layer(layer, plan, edges, job, progress, checkpoint)
-        layers[layer.name] = counts.finish(layer.name, edges, class_sizes(job))
+        layers[layer.name] = counts.finish(layer.name, edges, job.class_sizes)
     return finish_fit(job, layers)
 
 
@@ -100,7 +100,7 @@ def count_layer(
     checkpoint: Checkpoint | None = None,
 ) -> LayerCounts:
     """Exact survivors of every class at the edges, and the extremes."""
-    sizes, tiling = class_sizes(job), Tiling(len(plan.tiles), plan.tiles[0].stop)
+    sizes, tiling = job.class_sizes, Tiling(len(plan.tiles), plan.tiles[0].stop)
     layer = windowed(layer, plan.window, plan.readers, job.plan.threads)
     kept = checkpoint.counts(layer.name, tiling) if checkpoint is not None else None
     (done, start), total = kept or (Position(0, 0), LayerCounts.empty(edges, len(sizes), int(sizes.sum())))
@@ -153,7 +153,7 @@ def _count_segment(
         accumulator = job.backend.start_counts(counter, classes, layer.float_format)
         for part in parts:
             block = read_block(layer, part, tile, buffers)
-            job.backend.add_counts(accumulator, block.bits, block.first, job.class_index[part])
+            job.backend.add_counts(accumulator, block.bits, block.first, job.class_index_of(part))
             done.append(part)
             progress.advance((part.stop - part.start) * width)
         return job.backend.finish_counts(accumulator)

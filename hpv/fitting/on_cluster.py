@@ -12,7 +12,7 @@ from hpv.activations.layers import Activations, Layer
 from hpv.base.errors import DataError
 from hpv.base.keeping import saving
 from hpv.fitting.counting import Checkpoint, Position, Tiling, count_layer
-from hpv.fitting.job import FitJob, class_sizes, finish_fit
+from hpv.fitting.job import FitJob, finish_fit
 from hpv.fitting.plan import plan_fit
 from hpv.fitting.proposing import propose_tile
 from hpv.histograms.counts import LayerCounts, add_up
@@ -89,7 +89,7 @@ def _count(
     cluster: Cluster, layer: Layer, edges: LayerEdges, job: FitJob, progress: Progress, checkpoint: Checkpoint | None
 ) -> LayerState:
     """Exact survivors of every class at the edges."""
-    sizes, source = class_sizes(job), bare(job.source, layer)
+    sizes, source = job.class_sizes, bare(job.source, layer)
     tiling = Tiling(1, layer.shape[1])  # that of one process with room for all nodes, which may go on here
     kept = checkpoint.counts(layer.name, tiling) if checkpoint is not None else None
     (_, done), total = kept or (Position(0, 0), LayerCounts.empty(edges, len(sizes), int(sizes.sum())))
@@ -99,8 +99,7 @@ def _count(
         held = work.hold(edges)
 
         def send(rows: slice) -> Future:
-            class_index = None if job.classes is None else job.class_index[rows]
-            task = _CountTask(source.part(rows), job.classes, class_index, cluster.memory, job.backend_name)
+            task = _CountTask(source.part(rows), job.classes, job.part(rows), cluster.memory, job.backend_name)
             return work.submit(f"count {layer.name}", task, held)
 
         def add(sent: Sequence[Future]) -> Sequence[Future]:
@@ -138,8 +137,7 @@ class _CountTask:
             self.source, None, classes=classes, memory=self.memory, threads=1, edges=widest, room=backend.room()
         )
         ((name, layer),) = self.source.layers.items()
-        class_index = np.zeros(self.source.samples, np.int64) if self.class_index is None else self.class_index
-        job = FitJob(self.source, None, {name: edges}, self.classes, class_index, 1, plan, backend, self.backend)
+        job = FitJob(self.source, None, {name: edges}, self.classes, self.class_index, 1, plan, backend, self.backend)
         return count_layer(layer, plan.layers[0], edges, job, Quiet())
 
 

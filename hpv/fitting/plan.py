@@ -23,17 +23,18 @@ def plan_fit(
     threads: int | None = None,
     edges: int | None = None,
     room: Room = OWN_MEMORY,
+    beside: int = 0,
 ) -> Plan:
     """The plan of a fit: ``rule`` proposes the edges, or ``edges`` of each node are given.
 
-    ``room``: what the backend has for blocks.
+    ``room``: what the backend has for blocks. ``beside``: bytes that are held of the samples, as the class of each.
     """
     budget, workers = bytes_of(memory), thread_count(threads)
     count = edges if edges is not None else (rule.bins if rule else 32) + SPARE_EDGES
     count = min(count, 254)
     state = sum(_state_bytes(layer, count, classes) for layer in source.layers.values())
     staged = staged_bytes(source.layers.values(), workers, room)
-    usable = within_room(usable_bytes(budget, state, "the state of all layers", staged), room)
+    usable = within_room(usable_bytes(budget, state, "the state of all layers", staged + beside), room)
     layers, peak = [], 0
     for layer in source.layers.values():
         itemsize = layer.float_format.key.itemsize
@@ -51,7 +52,7 @@ def plan_fit(
         peak = max(peak, found.need)
     warn_of_layouts(source.layers.values(), layers)
     read = sum(layer.bytes_read for layer in layers)
-    return Plan("fit", tuple(layers), workers, budget, reserve(budget) + state + peak, read, state)
+    return Plan("fit", tuple(layers), workers, budget, reserve(budget) + state + beside + peak, read, state)
 
 
 def _state_bytes(layer: Layer, edges: int, classes: int) -> int:

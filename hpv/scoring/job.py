@@ -38,12 +38,22 @@ class ScoreJob:
     options: ScanOptions
     keep: tuple[str, ...]
     """``codes`` and ``ranges``, or one, or none of them."""
-    reference: np.ndarray
-    """Group of every sample that its own class answers for."""
+    reference: np.ndarray | None
+    """Which counts answer for every sample (s,), int32, where its own class does; None: the same for all samples."""
     plan: Plan
     scanner: Scanner
     backend_name: str
     """Name of the backend, which workers of a cluster look for at their own place."""
+
+    def reference_of(self, rows: slice) -> np.ndarray:
+        """Which counts answer for some of the samples (s,), int64; zeros where that is the same for all."""
+        if self.reference is None:
+            return np.zeros(rows.stop - rows.start, np.int64)
+        return self.reference[rows].astype(np.int64)
+
+    def part(self, rows: slice) -> np.ndarray | None:
+        """The reference of some of the samples, as it is kept."""
+        return None if self.reference is None else self.reference[rows]
 
 
 def prepare_score(
@@ -77,29 +87,30 @@ def prepare_score(
     check_weights(background, source.attributes.get("weights"))
     reference = references_of(background, source, labels, options.against)
     scanner = Scanner(background, options, backend_for(backend, source))
-    plan = _plan(scanner, source, source_layers, keep, memory, threads)
+    plan = _plan(scanner, source, source_layers, keep, reference, memory, threads)
     return ScoreJob(full, background, source, source_layers, options, keep, reference, plan, scanner, backend)
 
 
 def _plan(
-    scanner: Scanner, source: Activations, source_layers: dict[str, str], keep: Sequence[str], memory: int | str | None,
-    threads: int | None,
+    scanner: Scanner, source: Activations, source_layers: dict[str, str], keep: Sequence[str],
+    reference: np.ndarray | None, memory: int | str | None, threads: int | None,
 ) -> Plan:  # fmt: skip
     levels, options = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2, scanner.options
     return plan_score(
         scanner.background, source, source_layers, tails=len(options.tails), scores=len(options.kinds),
         bytes_per_value_written=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
         memory=memory, threads=threads, levels=levels, references=len(scanner.references), room=scanner.backend.room(),
+        beside=0 if reference is None else reference.nbytes,
     )  # fmt: skip
 
 
 def part_of_score(
     background: BackgroundState, source: Activations, source_layers: dict[str, str], options: ScanOptions,
-    keep: tuple[str, ...], reference: np.ndarray, memory: int, backend: str,
+    keep: tuple[str, ...], reference: np.ndarray | None, memory: int, backend: str,
 ) -> ScoreJob:  # fmt: skip
     """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
     scanner = Scanner(background, options, backend_for(backend, source))
-    plan = _plan(scanner, source, source_layers, keep, memory, 1)
+    plan = _plan(scanner, source, source_layers, keep, reference, memory, 1)
     return ScoreJob(background, background, source, source_layers, options, keep, reference, plan, scanner, backend)
 
 
@@ -119,8 +130,8 @@ def score_request(job: ScoreJob, keep: Sequence[str]) -> dict[str, Any]:
         "against": options.against,
         "keep": sorted(keep),
     }
-    if options.against == "own":
-        request["labels"] = digest(job.reference)
+    if job.reference is not None:
+        request["labels"] = digest(job.reference, dtype=np.int64)
     return request
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpv.activations.labels import check_labels
+from hpv.activations.labels import check_labels, label_pieces
 from hpv.activations.layers import Activations
 from hpv.base.errors import InputError, warn
 from hpv.base.words import as_tuple, quantity
@@ -68,26 +68,29 @@ def check_weights(background: BackgroundState, theirs: str | None) -> None:
         )
 
 
-def references_of(background: BackgroundState, source: Activations, labels: Any, against: str) -> np.ndarray:
-    """Which counts answer for every sample; zeros where the pooled ones do."""
+def references_of(background: BackgroundState, source: Activations, labels: Any, against: str) -> np.ndarray | None:
+    """Which counts answer for every sample (s,), int32, where its own class does; else None."""
     if against != "own":
         if labels is not None:
             check_labels(labels, source.samples)
-        return np.zeros(source.samples, np.int64)
-    labels = source.labels if labels is None else labels
+        return None
+    labels = source.label_array if labels is None else labels
     if labels is None:
         raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
                          "against='pooled'.")  # fmt: skip
-    return references_of_labels(background, check_labels(labels, source.samples))
+    return references_of_labels(background, labels, source.samples)
 
 
-def references_of_labels(background: BackgroundState, labels: np.ndarray) -> np.ndarray:
-    """The group of every sample's own class; the pooled one, with a warning, where the background does not know it."""
+def references_of_labels(background: BackgroundState, labels: Any, samples: int) -> np.ndarray:
+    """Which counts answer for labels (s,), int32: the pooled ones, with a warning, for a label that was not fitted."""
     assert background.classes is not None
-    unknown = int(np.count_nonzero(~np.isin(labels, background.classes)))
+    references, unknown = np.empty(samples, np.int32), 0
+    for rows, piece in label_pieces(labels, samples):
+        references[rows] = background.reference_of(piece)
+        unknown += int(np.count_nonzero(~np.isin(piece, background.classes)))
     if unknown:
         warn(
-            f"{unknown:,} of {quantity(len(labels), 'sample')} {'has' if unknown == 1 else 'have'} a label that the "
+            f"{unknown:,} of {quantity(samples, 'sample')} {'has' if unknown == 1 else 'have'} a label that the "
             "background was not fitted with: the pooled counts answer instead."
         )
-    return background.reference_of(labels)
+    return references

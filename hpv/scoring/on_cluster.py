@@ -38,7 +38,7 @@ def score_on_cluster(
 
         def send(rows: slice) -> Future:
             what = _ScoreTask(
-                bare(job.source.part(rows)), rows.start, job.source_layers, job.options, job.keep, job.reference[rows],
+                bare(job.source.part(rows)), rows.start, job.source_layers, job.options, job.keep, job.part(rows),
                 cluster.memory, write_codes, job.backend_name,
             )  # fmt: skip
             return work.submit("score", what, background)
@@ -57,7 +57,7 @@ class _ScoreTask:
     source_layers: dict[str, str]
     options: ScanOptions
     keep: tuple[str, ...]
-    reference: np.ndarray
+    reference: np.ndarray | None
     memory: int
     write_codes: WriteCodes | None
     backend: str

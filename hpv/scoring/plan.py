@@ -32,6 +32,7 @@ def plan_score(
     levels: int = 257,
     references: int = 1,
     room: Room = OWN_MEMORY,
+    beside: int = 0,
 ) -> Plan:
     """The plan of a score that writes so many ``scores`` per sample; see `plan_fit`."""
     budget, workers = bytes_of(memory), thread_count(threads)
@@ -39,6 +40,7 @@ def plan_score(
     largest = max(budget // TALLY_SHARE // of_sample, 1)
     tallies = min(largest, source.samples) * of_sample
     tallies += staged_bytes(source.layers.values(), workers, room)
+    tallies += beside
     held = background.state_bytes + tallies
     usable = within_room(usable_bytes(budget, background.state_bytes, "the background", tallies), room)
     per_node = {}

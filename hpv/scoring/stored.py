@@ -15,6 +15,7 @@ from hpv.backends.tables import look_up_of
 from hpv.base.addresses import absolute_path
 from hpv.base.errors import DataError
 from hpv.base.keeping import Every
+from hpv.base.slices import steps
 from hpv.histograms.state import BackgroundState
 from hpv.places.names import escape
 from hpv.scanning.scored import join
@@ -72,12 +73,11 @@ class ScoreWriter:
         for kind in job.options.kinds:
             for name, dtype in COLUMNS.items():
                 create(folder_of(*kind) + name, (samples,), dtype)
-        if job.options.against == "own":
-            create("own", (samples,), "i8")
-            output.write("own", None, _own_labels(job))
-        if job.source.ids is not None:
-            create("ids", (samples,), STRINGS)
-            output.write("ids", None, job.source.ids)
+        for name, dtype, values in (("own", "i8", self._own_labels), ("ids", STRINGS, self._ids)):
+            if values(slice(0, 0)) is not None:
+                create(name, (samples,), dtype)
+                for rows in steps(samples, SCORE_CHUNK):
+                    output.write(name, (rows,), values(rows))
         for plan, name in zip(job.plan.layers, job.source_layers, strict=True):
             shape = (samples, plan.nodes)
             if "codes" in self.keep:
@@ -86,6 +86,15 @@ class ScoreWriter:
                 for tail in job.options.tails:
                     for end in ("pmin", "pmax"):
                         create(f"ranges/{tail}/{escape(name)}/{end}", shape, "f4")
+
+    def _own_labels(self, rows: slice) -> np.ndarray | None:
+        """The class that answers for some of the samples, where that is their own; else None."""
+        if self.job.reference is None:
+            return None
+        return self.job.scanner.labels_of(self.job.reference[rows]).astype(np.int64)
+
+    def _ids(self, rows: slice) -> Any:
+        return None if self.job.source.id_array is None else self.job.source.id_array[rows]
 
     @property
     def start(self) -> int:
@@ -194,10 +203,6 @@ class KeptBlocks:
             backend.look_up_ranges(codes[inside], reference[inside], tables, out)
             for end, values in zip(("pmin", "pmax"), out, strict=True):
                 self.writer.write(f"ranges/{tail}/{escape(layer)}/{end}", (rows, nodes), values)
-
-
-def _own_labels(job: ScoreJob) -> np.ndarray:
-    return job.scanner.labels_of(job.reference).astype(np.int64)
 
 
 def folder_of(tail: str, form: str, statistic: str) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hpv.activations.layers import Layer
 from hpv.base.errors import InputError
+from hpv.base.slices import steps
 from hpv.base.words import human
 from hpv.walking import tiling
 from hpv.walking.tiling import (
@@ -14,7 +15,6 @@ from hpv.walking.tiling import (
     better_chunks,
     candidates,
     chunk_shape,
-    cut_evenly,
     halves,
     least_part,
     pilot_candidate,
@@ -121,9 +121,9 @@ def plan_layer(layer: Layer, needs: Needs) -> Choice:
         int(tiling.SEGMENT // max(candidate.width * itemsize, 1)) // candidate.block * candidate.block,
     )
     plan = LayerPlan(
-        layer.name, samples, nodes, itemsize, cut_evenly(nodes, candidate.width), tuple(needs.pilot),
-        cut_evenly(nodes, pilot.width),
-        candidate.block, candidate.part, least_part(layer, needs, candidate), cut_evenly(samples, per_segment),
+        layer.name, samples, nodes, itemsize, tuple(steps(nodes, candidate.width)), tuple(needs.pilot),
+        tuple(steps(nodes, pilot.width)),
+        candidate.block, candidate.part, least_part(layer, needs, candidate), tuple(steps(samples, per_segment)),
         candidate.window, pilot.window, min(candidate.readers, pilot.readers), candidate.fetched + pilot.fetched,
     )  # fmt: skip
     held = candidate.window_bytes if needs.windows > 1 else 0

@@ -305,11 +305,6 @@ def halves(width: int) -> Iterator[int]:
         yield width
 
 
-def cut_evenly(length: int, step: int) -> tuple[slice, ...]:
-    """A length in steps, the last of which may be shorter."""
-    return tuple(slice(at, min(length, at + step)) for at in range(0, length, step))
-
-
 def chunk_shape(layer: Layer) -> tuple[int, int]:
     """Shape of the layer's chunks, no larger than the layer."""
     samples, nodes = layer.shape

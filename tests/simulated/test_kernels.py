@@ -26,7 +26,7 @@ BY_TURNS = [(FORMS[number % 4], k) for number, k in enumerate(EDGES)]
 class Case:
     """A block (s, N) and edge keys (n, k) of its nodes ``first : first + n``."""
 
-    form: FloatFormat
+    float_format: FloatFormat
     bits: np.ndarray
     first: int
     edges: np.ndarray
