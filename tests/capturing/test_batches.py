@@ -128,7 +128,7 @@ def test_no_batches_and_empty_ones(out: Path) -> None:
     assert done.samples == 6
 
 
-# ---------------------------------------------------------------- labels, ids, weights
+# ---------------------------------------------------------------- labels, weights
 
 
 def test_labels(out: Path) -> None:

@@ -29,9 +29,6 @@ from networks import Net, images, read
 pytestmark = pytest.mark.slow
 
 
-# ---------------------------------------------------------------- what is stored
-
-
 @given(batch=st.integers(1, 12))
 def test_layers_are_what_the_modules_gave(batch: int, tmp_path_factory: Any) -> None:
     net, x = Net().train(), images()
@@ -116,9 +113,6 @@ def test_autocast(out: Path) -> None:
     np.testing.assert_array_equal(layers["1"], expected.detach().view(torch.int16).numpy().view(np.uint16))
 
 
-# ---------------------------------------------------------------- labels, ids, weights
-
-
 @pytest.mark.parametrize(
     ("ids", "error", "words"),
     [
@@ -133,9 +127,6 @@ def test_ids_that_do_not_fit(ids: Any, error: type[Exception], words: str, out: 
         capture(Net(), images().split(4), out, layers="head", ids=ids)
     with pytest.raises(StoreError):
         open_activations(out)
-
-
-# ---------------------------------------------------------------- size, progress
 
 
 def test_the_plan_comes_before_anything_is_written(out: Path) -> None:
@@ -186,9 +177,6 @@ def test_what_cannot_fit_is_refused(out: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not out.exists()
     usage.free = 4100
     capture(Net(), images(12).split(4), out, layers=["conv", "head"])
-
-
-# ---------------------------------------------------------------- again, continued, replaced
 
 
 def test_without_torch_the_package_to_install_is_named() -> None:

@@ -32,9 +32,6 @@ def run(module: Any, x: torch.Tensor) -> np.ndarray:
     return result
 
 
-# ---------------------------------------------------------------- size, progress
-
-
 def test_no_space_while_running(out: Path, monkeypatch: pytest.MonkeyPatch, tiny_chunks: None) -> None:
     real, written = os.writev, [0]
 
@@ -50,9 +47,6 @@ def test_no_space_while_running(out: Path, monkeypatch: pytest.MonkeyPatch, tiny
             capture(Net(), images().split(4), out, layers=["conv", "head"])
     done = capture(Net(), images().split(4), out, layers=["conv", "head"])
     assert done.samples == 11
-
-
-# ---------------------------------------------------------------- again, continued, replaced
 
 
 def test_the_same_capture_again(out: Path) -> None:

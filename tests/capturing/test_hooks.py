@@ -20,7 +20,7 @@ from networks import Net, images, read
 pytestmark = pytest.mark.slow
 
 
-# ---------------------------------------------------------------- what is stored
+# ---------------------------------------------------------------- modules and their outputs
 
 
 def test_patterns_and_helpful_lists(out: Path) -> None:
@@ -193,7 +193,7 @@ def test_reduce_by_layer_and_nan(out: Path) -> None:
         capture(net, [x], out, layers="0", reduce="max:4")
 
 
-# ---------------------------------------------------------------- batches
+# ---------------------------------------------------------------- from batch to batch
 
 
 class Changing(nn.Module):

@@ -19,7 +19,7 @@ from networks import Branching, Linear, rows
 pytestmark = pytest.mark.slow
 
 
-# ---------------------------------------------------------------- what does not fit
+# ---------------------------------------------------------------- made of, and asked for
 
 
 def test_what_a_monitor_cannot_be_made_of(

@@ -210,6 +210,19 @@ def test_every_way_to_give_the_same_activations(tmp_path):
         assert list(together.encode(way)) == list(together.layers)
 
 
+def test_files_are_left_alone(tmp_path):
+    """Reading maps files read-only; nothing is written beside them."""
+    values = np.random.default_rng(3).normal(size=(20, 3))
+    path = Path(tmp_path) / "x.npy"
+    np.save(path, values)
+    before = path.read_bytes()
+    background = hpv.fit(path)
+    background.encode(path)
+    background.scan(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.npy"]
+
+
 # --- a layer as wide as they get ---
 
 
@@ -241,19 +254,3 @@ def test_a_million_nodes_in_one_layer():
     assert (result.score <= exact.score).all()
     assert len(result.nodes(1)[NAME]) == result.size[1]
     assert took < 10
-
-
-# --- subnormals ---
-
-
-def test_files_are_left_alone(tmp_path):
-    """Reading maps files read-only; nothing is written beside them."""
-    values = np.random.default_rng(3).normal(size=(20, 3))
-    path = Path(tmp_path) / "x.npy"
-    np.save(path, values)
-    before = path.read_bytes()
-    background = hpv.fit(path)
-    background.encode(path)
-    background.scan(path)
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x.npy"]
