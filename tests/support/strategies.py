@@ -11,6 +11,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -18,6 +19,7 @@ from unittest import mock
 import numpy as np
 from hypothesis import strategies as st
 
+import naive
 from hpv.base.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FORMATS, FloatFormat
 from hpv.kernels.cpu import ranging, tallying
 
@@ -254,6 +256,13 @@ format_names = st.sampled_from(sorted(FORMATS))
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.one_of(st.integers(1, 4), st.integers(5, 60))
 kinds = st.sampled_from(sorted(KINDS))
+binnings = st.sampled_from(["balanced", "quantile", "uniform"])
+bin_numbers = st.one_of(st.integers(1, 12), st.sampled_from([32, 253, 254]))
+modal_fractions = st.sampled_from([Fraction(1, 10), Fraction(1, 10), Fraction(1, 3), Fraction(1, 50), Fraction(1)])
+tails = st.sampled_from(naive.TAILS)
+scan_statistics = st.sampled_from(naive.STATISTICS)
+scan_forms = st.sampled_from(naive.FORMS)
+largest_alphas = st.sampled_from([0.5, 0.5, 1.0, 0.3, 0.05, 1e-3])
 
 
 @st.composite

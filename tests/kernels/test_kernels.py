@@ -19,7 +19,7 @@ from hpv.kernels.cpu import coding, ranging, registers, tallying
 from hpv.kernels.rules import NAN_CODE
 from strategies import edge_keys, nasty
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FORMS = list(FORMATS.values())
 EDGES = (0, 1, 12, 20, 21, 36, 62, 63, 127, 254)
 SHAPES = ((1, 1), (3, 5), (61, 37), (64, 128), (300, 131))
@@ -250,7 +250,7 @@ def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
 
 def run(code: str, **environment: str) -> None:
     """Run code in a process of its own, with this module's helpers."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", Path(__file__).parent)))
     settings = {**os.environ, "PYTHONPATH": path, **environment}
     head = "import os, threading\nimport numpy as np\nfrom test_kernels import *\n"
     result = subprocess.run(
@@ -269,6 +269,7 @@ for form, k in ((FLOAT32, 12), (FLOAT32, 40), (FLOAT64, 40)):
 """
 
 
+@pytest.mark.slow
 def test_flush_to_zero_changes_nothing() -> None:
     run(
         PREPARE
@@ -283,6 +284,7 @@ print("done")
     )
 
 
+@pytest.mark.slow
 def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
     code += "assert not any(check_ranges(*case[:3], 2, case[4]) for case in cases)\n"
@@ -290,6 +292,7 @@ def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
     run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
     count = "hits = [f.stats for f in (comparing.encode_few, trees.encode_many, trees.count_many)]\n"

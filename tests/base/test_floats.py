@@ -1,4 +1,4 @@
-"""hpv/floats.py against numpy's own comparisons and conversions."""
+"""hpv/base/floats.py against numpy's own comparisons and conversions."""
 
 from __future__ import annotations
 
