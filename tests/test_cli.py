@@ -21,12 +21,17 @@ import numpy as np
 import pytest
 
 import hpv
+from hpv.activations import stored
+from hpv.activations.layers import Layer
 from hpv.activations.writing import save_activations
-from hpv.cli import main, progress
+from hpv.api import table as table_module
+from hpv.cli import describing, main, progress
 from hpv.cli.commands import demo as demo_command
 from hpv.cli.progress import Bar, Lines, Meter
 from hpv.cli.terminal import Terminal
+from hpv.scoring import tallying
 from hpv.store.output import Output
+from hpv.walking import keeping, tiling
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
@@ -258,7 +263,7 @@ def test_merge_of_parts_is_the_fit_of_all(data: Data, tmp_path: Path) -> None:
 
 def test_plan_reads_nothing_and_writes_nothing(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hpv.activations.layers.Layer.read", lambda *_: pytest.fail("a plan reads no values"))
+    monkeypatch.setattr(Layer, "read", lambda *_: pytest.fail("a plan reads no values"))
     document = done("plan", "fit", data.normal, "--memory", "512MiB", "--threads", 2, "--json").json
     assert document["kind"] == "fit"
     assert (document["memory"], document["threads"]) == (512 * 2**20, 2)
@@ -366,7 +371,7 @@ def _exported(scores: Path, out: Path, *options: str) -> str:
 
 
 def test_export_csv(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpv.api.table.BLOCK", 16)
+    monkeypatch.setattr(table_module, "BLOCK", 16)
     rows = list(csv.DictReader(io.StringIO(_exported(data.scores, tmp_path / "deep" / "s.csv"))))
     scores = hpv.open(data.scores)
     assert [row["sample"] for row in rows] == [str(i) for i in range(40)]
@@ -385,7 +390,7 @@ def test_export_csv(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet
 
-    monkeypatch.setattr("hpv.api.table.BLOCK", 16)
+    monkeypatch.setattr(table_module, "BLOCK", 16)
     document = done("export", data.scores, "-o", tmp_path / "s.parquet", "--json").json
     table = pyarrow.parquet.read_table(tmp_path / "s.parquet")
     assert document["rows"] == table.num_rows == 40
@@ -397,7 +402,7 @@ def test_export_parquet(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_export_tells_how_far_it_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpv.api.table.BLOCK", 16)
+    monkeypatch.setattr(table_module, "BLOCK", 16)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines = done("export", data.scores, "-o", tmp_path / "s.csv").err.splitlines()
     for line, samples in zip(lines[1:], (16, 32, 40), strict=False):
@@ -422,7 +427,7 @@ def test_no_space_left(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hpv.api.table.os.replace", full)
+    monkeypatch.setattr(table_module.os, "replace", full)
     assert "no space left" in refused("export", data.scores, "-o", tmp_path / "s.csv", code=3)
     assert list(tmp_path.iterdir()) == []
 
@@ -451,7 +456,7 @@ def test_info_of_a_background(data: Data) -> None:
 
 def test_modal_nodes_are_counted_in_tiles(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = done("info", data.background, "--json").json
-    monkeypatch.setattr("hpv.cli.describing.TILE_VALUES", 1)
+    monkeypatch.setattr(describing, "TILE_VALUES", 1)
     assert done("info", data.background, "--json").json == whole
 
 
@@ -598,8 +603,8 @@ def test_incomplete_output(
 
 def test_info_says_how_far_an_incomplete_one_is(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("hpv.scoring.tallying.segment_length", lambda _: 10)
-    monkeypatch.setattr("hpv.activations.stored.CHUNK_ROWS", (16, 16))
+    monkeypatch.setattr(tallying, "segment_length", lambda _: 10)
+    monkeypatch.setattr(stored, "CHUNK_ROWS", (16, 16))
     # Two blocks a layer: pilot and counts, or the first ten samples of both layers; two of the three batches.
     for command, blocks, words in (
         (fit_command(data), 2, "so far: edges of 12 nodes of conv"),
@@ -773,7 +778,7 @@ def test_a_bug_shows_its_traceback(data: Data, monkeypatch: pytest.MonkeyPatch) 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a mistake of hpv")
 
-    monkeypatch.setattr("hpv.cli.describing.background_facts", broken)
+    monkeypatch.setattr(describing, "background_facts", broken)
     outcome = run("info", data.background)
     assert outcome.code == 1
     assert "Traceback" in outcome.err
@@ -784,7 +789,7 @@ def test_out_of_memory(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 3 TiB")
 
-    monkeypatch.setattr("hpv.cli.describing.background_facts", greedy)
+    monkeypatch.setattr(describing, "background_facts", greedy)
     message = refused("info", data.background, code=3)
     assert message == "out of memory (Unable to allocate 3 TiB); give less --memory or fewer --threads."
 
@@ -804,9 +809,9 @@ WRITING = {"fit": fit_command, "score": score_command, "capture": capture_comman
 def writing(request: pytest.FixtureRequest, data: Data, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """A command that writes a store, in many steps, each kept as it is done."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr("hpv.walking.keeping.CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4096)
-    monkeypatch.setattr("hpv.walking.tiling.KEPT_CHUNK", 1)
+    monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4096)
+    monkeypatch.setattr(tiling, "KEPT_CHUNK", 1)
     command: list[object] = WRITING[request.param](data)
     return command
 

@@ -45,7 +45,7 @@ from hpv.store import chunks
 from hpv.store.headers import BACKGROUND, SCORES
 from hpv.store.output import Output
 from hpv.store.reading import open_store
-from hpv.walking import keeping
+from hpv.walking import keeping, tiling
 from hpv.walking.progress import Quiet
 from hpv.walking.shards import cut_shard
 
@@ -259,8 +259,8 @@ def test_shards(place: str, local: Path) -> None:
 
 def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(tiling, "SEGMENT", 4000)
+    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
     ready = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
     out = f"{place}/b"
     with pytest.raises(Stop):

@@ -33,11 +33,13 @@ from hpv.fitting import stored as fitting_stored
 from hpv.fitting.job import prepare_fit
 from hpv.fitting.running import fit_shard, fit_to_store
 from hpv.fitting.stored import load_background, open_background
+from hpv.histograms import state
 from hpv.scoring import merging as scoring_merging
+from hpv.scoring import stored as scoring_stored
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
 from hpv.store.shards import shard_path
-from hpv.walking import keeping
+from hpv.walking import keeping, tiling
 from hpv.walking.progress import Quiet
 from hpv.walking.shards import cut_shard
 
@@ -169,9 +171,9 @@ def test_scores_in_shards(data: SimpleNamespace, tmp_path: Path, of: int, agains
 def test_chunks_of_scores_are_filled_from_several_shards(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpv.scoring.stored.SCORE_CHUNK", 64)
+    monkeypatch.setattr(scoring_stored, "SCORE_CHUNK", 64)
     monkeypatch.setattr(
-        "hpv.scoring.stored.kept_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4))
+        scoring_stored, "kept_chunks", lambda nodes, samples, *others: (min(samples, 50), min(nodes, 4))
     )
     options: dict[str, Any] = {"labels": data.labels, "keep": ("codes", "ranges"), "tails": "right"}
     hpv.score(data.background, data.source, tmp_path / "whole", **OPTIONS, **options)
@@ -208,7 +210,7 @@ def test_a_killed_shard_continues(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 1000)
+    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 1000)
     ready = prepare_fit(data.source, pilot=100, memory="128MiB", threads=1)
     shard = cut_shard(ready.source, "2/2")
     with pytest.raises(Kill):
@@ -471,7 +473,7 @@ def test_a_merger_of_backgrounds_goes_on_where_it_was(
     """No shard is read twice but the first, which has the edges of all; also where counts outgrow their type."""
     fit_in_shards(data.source, tmp_path / "out", [1, 2, 3, 4, 5, 6, 7], 7, labels=data.labels, min_class_size=5)
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.histograms.state.LARGEST_INT32", 100)
+    monkeypatch.setattr(state, "LARGEST_INT32", 100)
     read: list[str] = []
     load = load_background
 

@@ -20,7 +20,7 @@ from hpv.scoring import tallying
 from hpv.scoring.job import prepare_score
 from hpv.scoring.running import score_to_store
 from hpv.scoring.stored import ScoreWriter
-from hpv.walking import keeping
+from hpv.walking import keeping, tiling
 from hpv.walking.progress import Quiet
 from hpv.walking.threads import Queue
 
@@ -105,8 +105,8 @@ def test_changed_background_is_noticed(tmp_path, data):
 @pytest.mark.parametrize("after", [1000, 200_000, 260_000])
 def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 4000)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(tiling, "SEGMENT", 4000)
+    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
     ready = prepare_fit(data, labels=labels, pilot=300, threads=1)
     with pytest.raises(Stop):
         fit_to_store(ready, tmp_path / "b", progress=StopAfter(after))
@@ -129,12 +129,12 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
     array = zarr.create_array(tmp_path / "x", shape=(900, 40), chunks=(64, 4), dtype="f4")
     array[...] = data["relu/1"]
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", seconds)
-    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 1)
+    monkeypatch.setattr(tiling, "SEGMENT", 1)
     with pytest.raises(Stop):
         fit_to_store(prepare_fit(tmp_path / "x", threads=1), tmp_path / "b", progress=StopAfter(13 * 900 * 4))
     kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
     assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
-    monkeypatch.setattr("hpv.walking.tiling.SEGMENT", 8 * (1024 + 508) * 4)
+    monkeypatch.setattr(tiling, "SEGMENT", 8 * (1024 + 508) * 4)
     ready, proposed = prepare_fit(tmp_path / "x", threads=2), []
     propose = _Pilot.propose
 
@@ -188,10 +188,10 @@ class Leaky(Queue):
 @pytest.mark.parametrize("twice", [False, True])
 def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatch, twice):
     background = hpv.fit(data)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_BLOCK", 4000)
-    monkeypatch.setattr("hpv.walking.tiling.LEAST_IN_MEMORY", 4000)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_IN_MEMORY", 4000)
-    monkeypatch.setattr("hpv.walking.tiling.KEPT_CHUNK", 1)
+    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(tiling, "LEAST_IN_MEMORY", 4000)
+    monkeypatch.setattr(tiling, "LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr(tiling, "KEPT_CHUNK", 1)
     monkeypatch.setattr(Leaky, "twice", twice)
     monkeypatch.setattr(counting, "Queue", Leaky)
     monkeypatch.setattr(tallying, "Queue", Leaky)
@@ -231,7 +231,7 @@ def test_counts_carry_what_they_have_seen(data, monkeypatch):
     monkeypatch.setattr(counting, "first_gap", lambda *_: None)
     monkeypatch.setattr(counting, "Queue", Leaky)
     monkeypatch.setattr(tallying, "Queue", Leaky)
-    monkeypatch.setattr("hpv.walking.tiling.LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr(tiling, "LARGEST_IN_MEMORY", 4000)
     with pytest.raises(hpv.DataError, match=r"node 0 has seen \d+ of 900 samples; part of the work was lost"):
         hpv.fit(data, edges={name: [0.0] for name in data})
 
