@@ -60,6 +60,12 @@ def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
 
 
+def exported(scores: Path, out: Path, *options: str) -> str:
+    """Scores as the text of a CSV file."""
+    done("export", scores, "-o", out, *options)
+    return out.read_text()
+
+
 def fit_command(data: CommandData, bins: int = 32) -> list[object]:
     return ["fit", data.normal, "--bins", bins, "--threads", 1]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import hpv
 from hpv.activations.writing import save_activations
+from hpv.base import machine
 from hpv.store.headers import SCORES
 from hpv.store.output import Output
 
@@ -80,6 +83,19 @@ def save_command_data(folder: Path) -> CommandData:
 
 # ---------------------------------------------------------------- outputs
 
+# How others store arrays.
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {"compressors": None},
+    "zstd": {},
+    "v2 plain": {"compressors": None, "zarr_format": 2},
+    "v2 default": {"zarr_format": 2},
+    "v2 turned": {"compressors": None, "zarr_format": 2, "order": "F"},
+    "v2 slash": {
+        "compressors": None,
+        "zarr_format": 2,
+        "chunk_key_encoding": {"name": "v2", "configuration": {"separator": "/"}},
+    },
+}
 REQUEST = {"bins": 32, "input": {"path": "a.npy", "shape": [3, 4]}}
 
 
@@ -101,6 +117,15 @@ def root(path: Path, **changes: Any) -> None:
     metadata = json.loads(file.read_text())
     metadata["attributes"] |= changes
     file.write_text(json.dumps(metadata))
+
+
+def failing_with(error: BaseException) -> Any:
+    """A function that raises this, whatever it is given."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -131,3 +156,18 @@ def assert_same_scores(found: hpv.Scores, wanted: hpv.Scores) -> None:
             np.testing.assert_array_equal(getattr(found.get(*kind), name), getattr(wanted.get(*kind), name))
     for name in wanted.layers:
         np.testing.assert_array_equal(found.codes(name).read(), wanted.codes(name).read())
+
+
+# ---------------------------------------------------------------- machines
+
+
+def plain_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 8 GiB available, no groups, no SLURM, told in files of this folder."""
+    for name in list(os.environ):
+        if name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+    (folder / "meminfo").write_text("MemTotal:       16777216 kB\nMemAvailable:    8388608 kB\n")
+    monkeypatch.setattr(machine, "MEMINFO", folder / "meminfo")
+    monkeypatch.setattr(machine, "MEMBERSHIP", folder / "membership")
+    monkeypatch.setattr(machine, "CGROUPS", folder / "groups")
+    return folder

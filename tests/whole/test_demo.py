@@ -17,6 +17,8 @@ import naive
 from hpv.demo import comparison, digits, exact, running, tables
 from hpv.scanning.scored import scan_pvalues, score_tallies
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data() -> digits.Digits:

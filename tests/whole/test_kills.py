@@ -14,6 +14,8 @@ import pytest
 import crash
 import hpv
 
+pytestmark = pytest.mark.slow
+
 KILLS = {"fit": 20, "score": 20, "capture": 8, "merge": 8}
 
 

@@ -23,7 +23,9 @@ import pytest
 
 import hpv
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("numpy", "numba", "zarr", "fsspec", "dask", "torch", "typer", "rich", "sklearn")
 ASK = "import hpv, hpv.kernels; hpv.HpvError; print(hpv.__file__, hpv.kernels.__file__, sep='\\n')"
 
@@ -130,7 +132,7 @@ def test_an_editable_installation_adds_no_other_name(editable: Path, tmp_path: P
 
 
 def test_jobs_from_the_folder_above_a_clone(checkout: Path, editable: Path) -> None:
-    """What ``hpv slurm`` prints there starts all of hpv there; what the jobs then do is tested in test_shards.py."""
+    """What ``hpv slurm`` prints there starts all of hpv there; tests/cli/test_slurm.py tests what the jobs then do."""
     above = checkout.parent
     np.save(above / "activations.npy", np.zeros((100, 3)))
     asked = ("slurm", "fit", "activations.npy", "--out", "background", "--shards", "2", "--json")

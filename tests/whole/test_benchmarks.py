@@ -19,7 +19,9 @@ from benchmarks import __main__ as command
 from benchmarks import child, cuda, kernels, library, measuring, peers, scaling, soak, startup, streaming
 from benchmarks.measuring import Options, Table
 
-ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
 TOY = Options(rounds=1, threads=1, samples=300, nodes=48, peer_nodes=40, peer_samples=50, scale=64, cold=False)
 
 

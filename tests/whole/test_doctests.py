@@ -12,6 +12,8 @@ import hpv
 from hpv.capturing.monitoring import BatchScores
 from hpv.scanning.scored import ScanResult
 
+pytestmark = pytest.mark.slow
+
 PUBLIC = [name for name in hpv.__all__ if not inspect.isclass(getattr(hpv, name))]
 OTHERS = {
     "hpv.api.background",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 import hpv
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+pytestmark = pytest.mark.slow
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
 
 def examples():
@@ -20,7 +23,7 @@ def examples():
 def test_python_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, cluster = examples()
-    compile(cluster, "README.md", "exec")  # its paths are those of a cluster; tests/test_cluster.py has it run
+    compile(cluster, "README.md", "exec")  # its paths are those of a cluster; tests/walking/test_cluster.py has it run
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["result"].score.argmax() == 3

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
+from commands import process
 from hpv.activations.opening import open_activations
 from hpv.activations.writing import save_activations
 from hpv.api.scores import Scores
@@ -34,8 +35,9 @@ from hpv.scoring.running import score_to_store
 from hpv.walking import cluster, keeping, tiling
 from hpv.walking.cluster import _Work, active_client, task_ranges
 from hpv.walking.progress import Quiet
+from stopping import Stop
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")]
 KINDS: dict[str, Any] = {"statistics": ("berk_jones", "higher_criticism"), "keep": ("codes", "ranges")}
 
 
@@ -102,8 +104,8 @@ def labels() -> np.ndarray:
     return np.random.default_rng(1).choice([2, 3, 7], 3000, p=[0.6, 0.3, 0.1])
 
 
-class StopAfter(Quiet):
-    """Calls something after so many steps."""
+class ActAfter(Quiet):
+    """Progress that calls something after so many steps."""
 
     def __init__(self, steps: int, action: Any) -> None:
         self.left, self.action, self.first = steps, action, ""
@@ -115,10 +117,6 @@ class StopAfter(Quiet):
         self.left -= 1
         if self.left == 0:
             self.action()
-
-
-class Stop(Exception):
-    """Stands for a kill."""
 
 
 def stop() -> None:
@@ -198,10 +196,10 @@ def test_workers_die(client: Client, store: Path, tmp_path: Path) -> None:
     with dask.config.set(scheduler="threads"):
         here = hpv.fit(store)
         scores_here = hpv.score(here, store, tmp_path / "here", **KINDS)
-    there = hpv.fit(store, progress=StopAfter(8, kill))
+    there = hpv.fit(store, progress=ActAfter(8, kill))
     assert there.fingerprint == here.fingerprint
     client.wait_for_workers(2, 60)
-    same_scores(hpv.score(here, store, tmp_path / "s", progress=StopAfter(8, kill), **KINDS), scores_here)
+    same_scores(hpv.score(here, store, tmp_path / "s", progress=ActAfter(8, kill), **KINDS), scores_here)
     client.wait_for_workers(2, 60)
 
 
@@ -222,14 +220,14 @@ def test_continues(client: Client, store: Path, tmp_path: Path, monkeypatch: pyt
     scores_here = hpv.score(here, store, tmp_path / "undisturbed", **KINDS)
     for steps in (2, 10, 10):
         with pytest.raises(Stop):
-            fit_to_store(prepare_fit(store), tmp_path / "b", progress=StopAfter(steps, stop))
+            fit_to_store(prepare_fit(store), tmp_path / "b", progress=ActAfter(steps, stop))
         with pytest.raises(hpv.StoreError, match="incomplete"):
             hpv.open(tmp_path / "b")
     ready = prepare_score(here, store, keep=KINDS["keep"], statistics=KINDS["statistics"])
     for steps in (2, 12):
         with pytest.raises(Stop):
-            score_to_store(ready, tmp_path / "s", KINDS["keep"], False, StopAfter(steps, stop))
-    progress = StopAfter(10_000, stop)
+            score_to_store(ready, tmp_path / "s", KINDS["keep"], False, ActAfter(steps, stop))
+    progress = ActAfter(10_000, stop)
     found, already = fit_to_store(prepare_fit(store), tmp_path / "b", progress=progress)
     assert (found.fingerprint, already) == (here.fingerprint, False)
     assert 10_000 - progress.left < 25, "it did everything again"
@@ -275,7 +273,7 @@ def test_a_worker_that_cannot_write(client: Client, store: Path, tmp_path: Path,
         hpv.open(tmp_path / "s")
     done = json.loads((tmp_path / "s" / "zarr.json").read_text())["attributes"]["progress"]["samples"]
     assert done == 40 * 64, "all samples before that chunk"
-    steps = StopAfter(10_000, stop)
+    steps = ActAfter(10_000, stop)
     same_scores(hpv.score(background, store, tmp_path / "s", progress=steps, **KINDS), here)
     assert steps.first == f"score from sample {done:,} on"
 
@@ -289,9 +287,9 @@ def test_a_second_run_at_the_same_output_is_told_so(
 
     def again() -> None:
         where = ("--scheduler-file", scheduler_file)
-        seen.append(hpv_command("score", tmp_path / "b", store, "-o", tmp_path / "s", "--keep", "codes,ranges", *where))
+        seen.append(process("score", tmp_path / "b", store, "-o", tmp_path / "s", "--keep", "codes,ranges", *where))
 
-    scores = hpv.score(background, store, tmp_path / "s", progress=StopAfter(2, again), **KINDS)
+    scores = hpv.score(background, store, tmp_path / "s", progress=ActAfter(2, again), **KINDS)
     assert scores.samples == 3000
     assert seen[0].returncode == 2
     assert f"{tmp_path / 's'} is being written by process {os.getpid()} on " in seen[0].stderr
@@ -344,7 +342,7 @@ def test_no_workers(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         while client.nthreads():
             time.sleep(0.05)
         with pytest.raises(Stop):  # told to end while it waits
-            hpv.fit(store, progress=StopAfter(1, stop))
+            hpv.fit(store, progress=ActAfter(1, stop))
         with pytest.raises(hpv.InputError, match="has no workers; start some"):
             hpv.fit(store)
 
@@ -367,18 +365,13 @@ def test_tasks_are_large_and_share_no_chunk(start: int, more: int, row: int, hei
     assert all((rows.stop - rows.start + height) * row >= cluster.TASK_BYTES for rows in ranges[:-1])
 
 
-def hpv_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hpv", *(str(one) for one in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_command_line(scheduler_file: Path, store: Path, tmp_path: Path) -> None:
     address = json.loads(scheduler_file.read_text())["address"]
     wanted = hpv.fit(store).fingerprint
     for number, where in enumerate((["--scheduler", address], ["--scheduler-file", scheduler_file], ["--workers", 2])):
-        done = hpv_command("fit", store, "-o", tmp_path / f"b{number}", *where, "--json")
+        done = process("fit", store, "-o", tmp_path / f"b{number}", *where, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["fingerprint"] == wanted
-    done = hpv_command("score", tmp_path / "b0", store, "-o", tmp_path / "s", "--scheduler", address)
+    done = process("score", tmp_path / "b0", store, "-o", tmp_path / "s", "--scheduler", address)
     assert done.returncode == 0, done.stderr
     assert hpv.open(tmp_path / "s").samples == 3000
