@@ -18,7 +18,7 @@ from hpv.cli import main
 from hpv.fitting.stored import open_background
 from sharding import make_whole
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")]
 
 
 @pytest.fixture(scope="module")
