@@ -14,7 +14,9 @@ demo: $(VENV)/.has-demo
 test: $(VENV)/.has-test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
-# What needs no process, server, cluster or model of its own.
+# What needs no process, server, cluster or model of its own. Compiled kernels stay until one of their sources changes.
+test-quick: export HPV_TEST_CACHE = $(abspath $(VENV))/kernels
+test-quick: export NUMBA_CACHE_DIR = $(HPV_TEST_CACHE)
 test-quick: $(VENV)/.has-test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "not slow" $(ARGS)
 

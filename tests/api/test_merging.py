@@ -105,6 +105,7 @@ def test_damage_in_a_shard_is_named(three: Path) -> None:
         hpv.open(three)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fit", "score"])
 def test_a_kill_at_any_step_of_a_merger_leaves_shards_or_a_complete_output(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
