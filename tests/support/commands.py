@@ -57,6 +57,7 @@ def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     """``python -m hpv`` as a process of its own."""
     command = [sys.executable, "-m", "hpv", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options = {"timeout": 300, **options}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
 
 
