@@ -5,7 +5,7 @@ USABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-slurm lint bench bench-cuda clean
+.PHONY: demo test test-quick test-slurm lint bench bench-cuda clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.has-demo
@@ -13,6 +13,12 @@ demo: $(VENV)/.has-demo
 
 test: $(VENV)/.has-test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+
+# What needs no process, server, cluster or model of its own. Compiled kernels stay until one of their sources changes.
+test-quick: export HPV_TEST_CACHE = $(abspath $(VENV))/kernels
+test-quick: export NUMBA_CACHE_DIR = $(HPV_TEST_CACHE)
+test-quick: $(VENV)/.has-test
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile -m "not slow" $(ARGS)
 
 # Installs and starts a SLURM on this machine: Debian, as root.
 test-slurm: $(VENV)/.has-test-slurm

@@ -6,7 +6,10 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("checks")
 
 # Before anything imports numba: kernels of another run or another checkout must not answer. The processes of one run
 # have the one that the first of them made.

@@ -7,7 +7,7 @@ makes an activation store of that size, then runs the commands capture, fit, sco
 each once undisturbed and then until it was killed (SIGKILL) so many times, always continued by the same command. It
 takes about (kills / 3 + 3) times as long as all four commands. Exit code 1 and a message if anything differs.
 
-tests/test_kills.py has it done with small data and settings, by children of one process that has everything loaded.
+tests/whole/test_kills.py has it done with small data and settings, by children of one process with everything loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpv.base import keeping
+from hpv.walking import keeping
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = """

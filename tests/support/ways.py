@@ -6,7 +6,7 @@ makes an activation store of that size (two layers), then runs hpv fit and hpv s
 with --workers 2, on a `dask scheduler` with two `dask worker` processes, and in shards that are done and merged in a
 random order. Kills are what tests/support/crash.py does. Exit code 1 and a message if anything differs.
 
-tests/test_cluster.py and tests/test_shards.py do the same with small data.
+tests/walking/test_cluster.py and the files test_shards.py do the same with small data.
 """
 
 from __future__ import annotations
