@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpv.walking import keeping
+from hpv.base import keeping
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = """

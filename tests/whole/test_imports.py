@@ -83,13 +83,14 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def imports(name: str, tree: ast.AST | None = None) -> set[str]:
     """Full names of the modules that a module imports, in functions and for types as well."""
     path, found = MODULES[name], set()
     package = (name if path.name == "__init__.py" else name.rpartition(".")[0]).split(".")
-    for node in ast.walk(ast.parse(path.read_text()) if tree is None else tree):
+    for node in ast.walk(TREES[name] if tree is None else tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -149,7 +150,7 @@ def test_no_circles() -> None:
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_in_functions(name: str) -> None:
     """Are for what is heavy: a library, or what loads one."""
-    tree = ast.parse(MODULES[name].read_text())
+    tree = TREES[name]
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     late = set().union(*(imports(name, function) for function in functions))
     assert {other for other in late if other.startswith("hpv") and not {other, wing(other)} & HEAVY} == set()
@@ -172,7 +173,7 @@ def test_kernels_have_no_other_name() -> None:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_private_names_stay_in_their_file(name: str) -> None:
-    froms = [node for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.ImportFrom)]
+    froms = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom)]
     taken = {alias.name for node in froms if (node.module or "").startswith("hpv") for alias in node.names}
     assert {other for other in taken if other.startswith("_")} == set()
 
@@ -190,10 +191,10 @@ def test_files_are_short(name: str) -> None:
 def test_one_module_knows_the_cuda_of_numba() -> None:
     """Numba's CUDA is in maintenance only: what follows it is to be met in one place."""
     takers = {name for name in MODULES for other in imports(name) if other.startswith(("numba.cuda", "numba_cuda"))}
-    named = {name for name, path in MODULES.items() if _takes_cuda(path)}
+    named = {name for name in MODULES if _takes_cuda(name)}
     assert takers | named == {"hpv.kernels.cuda.device"}
 
 
-def _takes_cuda(path: Path) -> bool:
-    froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+def _takes_cuda(name: str) -> bool:
+    froms = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom)]
     return any(node.module == "numba" and "cuda" in {alias.name for alias in node.names} for node in froms)
