@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,29 @@ from hpv.base.words import quantity
 
 PIECE = 2**20
 """Samples whose labels are looked at together."""
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """A small number for every sample: the index of its class, or which counts answer for it."""
+
+    numbers: np.ndarray | None
+    """(s,), int32; None where every sample has 0, which then takes no memory."""
+
+    def of(self, rows: slice) -> np.ndarray:
+        """Those of some of the samples (s,), int64."""
+        if self.numbers is None:
+            return np.zeros(rows.stop - rows.start, np.int64)
+        return self.numbers[rows].astype(np.int64)
+
+    def part(self, rows: slice) -> PerSample:
+        """The same for some of the samples."""
+        return PerSample(None if self.numbers is None else self.numbers[rows])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return 0 if self.numbers is None else self.numbers.nbytes
 
 
 def check_labels(labels: Any, samples: int) -> np.ndarray:

@@ -153,7 +153,7 @@ def _count_segment(
         accumulator = job.backend.start_counts(counter, classes, layer.float_format)
         for part in parts:
             block = read_block(layer, part, tile, buffers)
-            job.backend.add_counts(accumulator, block.bits, block.first, job.class_index_of(part))
+            job.backend.add_counts(accumulator, block.bits, block.first, job.class_index.of(part))
             done.append(part)
             progress.advance((part.stop - part.start) * width)
         return job.backend.finish_counts(accumulator)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hpv.activations.labels import class_indices
+from hpv.activations.labels import PerSample, class_indices
 from hpv.activations.layers import Activations
 from hpv.activations.opening import open_activations
 from hpv.backends.protocol import Backend
@@ -32,30 +32,20 @@ class FitJob:
     given: Mapping[str, LayerEdges] | None
     """Edges to count at; ``None``: they are proposed."""
     classes: np.ndarray | None
-    class_index: np.ndarray | None
-    """Class index of every sample (s,), int32; None without classes."""
+    class_index: PerSample
+    """Index of every sample's class; 0 without classes."""
     min_class_size: int
     plan: Plan
     backend: Backend
     backend_name: str
     """Name of the backend, which workers of a cluster look for at their own place."""
 
-    def class_index_of(self, rows: slice) -> np.ndarray:
-        """Class index of some of the samples (s,), int64."""
-        if self.class_index is None:
-            return np.zeros(rows.stop - rows.start, np.int64)
-        return self.class_index[rows].astype(np.int64)
-
-    def part(self, rows: slice) -> np.ndarray | None:
-        """Class index of some of the samples, as it is kept."""
-        return None if self.class_index is None else self.class_index[rows]
-
     @property
     def class_sizes(self) -> np.ndarray:
         """Samples of every class (c,), int64; of all where there are no classes."""
-        if self.class_index is None or self.classes is None:
+        if self.class_index.numbers is None or self.classes is None:
             return np.array([self.source.samples], np.int64)
-        return np.bincount(self.class_index, minlength=len(self.classes)).astype(np.int64)
+        return np.bincount(self.class_index.numbers, minlength=len(self.classes)).astype(np.int64)
 
 
 def prepare_fit(
@@ -86,19 +76,20 @@ def prepare_fit(
     plan = plan_fit(
         source, None if given else rule, classes=1 if classes is None else len(classes),
         memory=memory, threads=threads, edges=widest, room=chosen.room(),
-        beside=0 if class_index is None else class_index.nbytes,
+        beside=class_index.nbytes,
     )  # fmt: skip
     placed: Rule | None = rule if given is None else getattr(edges, "rule", None)
     return FitJob(source, placed, given, classes, class_index, int(min_class_size), plan, chosen, backend)
 
 
-def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarray | None, PerSample]:
     if not by_class:
-        return None, None
+        return None, PerSample(None)
     labels = source.label_array if labels is None else labels
     if labels is None:
         raise InputError("by_class: the activations carry no labels; give labels=, one integer per sample.")
-    return class_indices(labels, source.samples)
+    classes, index = class_indices(labels, source.samples)
+    return classes, PerSample(index)
 
 
 def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
@@ -145,7 +136,7 @@ def fit_request(job: FitJob) -> dict[str, Any]:
         request |= job.rule.as_json()
     else:
         request["edges"] = digest(*(edges.keys for edges in job.given.values()))
-    if job.classes is not None and job.class_index is not None:
-        request["labels"] = digest(job.classes, job.class_index, dtype=np.int64)
+    if job.classes is not None and job.class_index.numbers is not None:
+        request["labels"] = digest(job.classes, job.class_index.numbers, dtype=np.int64)
         request["min_class_size"] = job.min_class_size
     return request

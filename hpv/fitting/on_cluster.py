@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpv.activations.labels import PerSample
 from hpv.activations.layers import Activations, Layer
 from hpv.base.errors import DataError
 from hpv.base.keeping import saving
@@ -99,7 +100,9 @@ def _count(
         held = work.hold(edges)
 
         def send(rows: slice) -> Future:
-            task = _CountTask(source.part(rows), job.classes, job.part(rows), cluster.memory, job.backend_name)
+            task = _CountTask(
+                source.part(rows), job.classes, job.class_index.part(rows), cluster.memory, job.backend_name
+            )
             return work.submit(f"count {layer.name}", task, held)
 
         def add(sent: Sequence[Future]) -> Sequence[Future]:
@@ -126,7 +129,7 @@ class _CountTask:
 
     source: Activations
     classes: np.ndarray | None
-    class_index: np.ndarray | None
+    class_index: PerSample
     memory: int
     backend: str
 

@@ -74,4 +74,4 @@ def _part_of_fit(job: FitJob, shard: Shard, progress: Progress, checkpoint: FitC
     memory, threads = job.plan.memory, job.plan.threads
     room = job.backend.room()
     plan = plan_fit(source, None, classes=classes, memory=memory, threads=threads, edges=widest, room=room)
-    return replace(job, source=source, given=edges, class_index=job.part(shard.rows), plan=plan)
+    return replace(job, source=source, given=edges, class_index=job.class_index.part(shard.rows), plan=plan)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpv.activations.labels import PerSample
 from hpv.activations.layers import Activations
 from hpv.activations.opening import open_activations
 from hpv.base.digests import digest
@@ -38,22 +39,12 @@ class ScoreJob:
     options: ScanOptions
     keep: tuple[str, ...]
     """``codes`` and ``ranges``, or one, or none of them."""
-    reference: np.ndarray | None
-    """Which counts answer for every sample (s,), int32, where its own class does; None: the same for all samples."""
+    reference: PerSample
+    """Which counts answer for every sample, where its own class does; 0 where that is the same for all."""
     plan: Plan
     scanner: Scanner
     backend_name: str
     """Name of the backend, which workers of a cluster look for at their own place."""
-
-    def reference_of(self, rows: slice) -> np.ndarray:
-        """Which counts answer for some of the samples (s,), int64; zeros where that is the same for all."""
-        if self.reference is None:
-            return np.zeros(rows.stop - rows.start, np.int64)
-        return self.reference[rows].astype(np.int64)
-
-    def part(self, rows: slice) -> np.ndarray | None:
-        """The reference of some of the samples, as it is kept."""
-        return None if self.reference is None else self.reference[rows]
 
 
 def prepare_score(
@@ -93,20 +84,20 @@ def prepare_score(
 
 def _plan(
     scanner: Scanner, source: Activations, source_layers: dict[str, str], keep: Sequence[str],
-    reference: np.ndarray | None, memory: int | str | None, threads: int | None,
+    reference: PerSample, memory: int | str | None, threads: int | None,
 ) -> Plan:  # fmt: skip
     levels, options = max(len(thresholds) for thresholds in scanner.thresholds.values()) + 2, scanner.options
     return plan_score(
         scanner.background, source, source_layers, tails=len(options.tails), scores=len(options.kinds),
         bytes_per_value_written=("codes" in keep) + ("ranges" in keep) * 8 * len(options.tails),
         memory=memory, threads=threads, levels=levels, references=len(scanner.references), room=scanner.backend.room(),
-        beside=0 if reference is None else reference.nbytes,
+        beside=reference.nbytes,
     )  # fmt: skip
 
 
 def part_of_score(
     background: BackgroundState, source: Activations, source_layers: dict[str, str], options: ScanOptions,
-    keep: tuple[str, ...], reference: np.ndarray | None, memory: int, backend: str,
+    keep: tuple[str, ...], reference: PerSample, memory: int, backend: str,
 ) -> ScoreJob:  # fmt: skip
     """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
     scanner = Scanner(background, options, backend_for(backend, source))
@@ -130,8 +121,8 @@ def score_request(job: ScoreJob, keep: Sequence[str]) -> dict[str, Any]:
         "against": options.against,
         "keep": sorted(keep),
     }
-    if job.reference is not None:
-        request["labels"] = digest(job.reference, dtype=np.int64)
+    if job.reference.numbers is not None:
+        request["labels"] = digest(job.reference.numbers, dtype=np.int64)
     return request
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpv.activations.labels import check_labels, label_pieces
+from hpv.activations.labels import PerSample, check_labels, label_pieces
 from hpv.activations.layers import Activations
 from hpv.base.errors import InputError, warn
 from hpv.base.words import as_tuple, quantity
@@ -68,17 +68,17 @@ def check_weights(background: BackgroundState, theirs: str | None) -> None:
         )
 
 
-def references_of(background: BackgroundState, source: Activations, labels: Any, against: str) -> np.ndarray | None:
-    """Which counts answer for every sample (s,), int32, where its own class does; else None."""
+def references_of(background: BackgroundState, source: Activations, labels: Any, against: str) -> PerSample:
+    """Which counts answer for every sample, where its own class does."""
     if against != "own":
         if labels is not None:
             check_labels(labels, source.samples)
-        return None
+        return PerSample(None)
     labels = source.label_array if labels is None else labels
     if labels is None:
         raise InputError("against='own': the activations carry no labels; give labels=, or against='lowest', or "
                          "against='pooled'.")  # fmt: skip
-    return references_of_labels(background, labels, source.samples)
+    return PerSample(references_of_labels(background, labels, source.samples))
 
 
 def references_of_labels(background: BackgroundState, labels: Any, samples: int) -> np.ndarray:

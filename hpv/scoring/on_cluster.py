@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from hpv.activations.labels import PerSample
 from hpv.activations.layers import Activations
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions
@@ -37,11 +36,11 @@ def score_on_cluster(
         background = work.hold(job.background)
 
         def send(rows: slice) -> Future:
-            what = _ScoreTask(
-                bare(job.source.part(rows)), rows.start, job.source_layers, job.options, job.keep, job.part(rows),
-                cluster.memory, write_codes, job.backend_name,
+            task = _ScoreTask(
+                bare(job.source.part(rows)), rows.start, job.source_layers, job.options, job.keep,
+                job.reference.part(rows), cluster.memory, write_codes, job.backend_name,
             )  # fmt: skip
-            return work.submit("score", what, background)
+            return work.submit("score", task, background)
 
         for wave in work.waves(task_ranges(start, samples, row, height), send, lambda sent: sent):
             for rows, results, missing in wave.gather(progress, row):
@@ -57,7 +56,7 @@ class _ScoreTask:
     source_layers: dict[str, str]
     options: ScanOptions
     keep: tuple[str, ...]
-    reference: np.ndarray | None
+    reference: PerSample
     memory: int
     write_codes: WriteCodes | None
     backend: str

@@ -70,5 +70,5 @@ def score_shard(
     whole = score_request(job, keep)
     if join_shards(out, SCORES, whole, shard.of):
         return open_store(out, SCORES), True
-    part = replace(job, source=job.source.part(shard.rows), reference=job.part(shard.rows))
+    part = replace(job, source=job.source.part(shard.rows), reference=job.reference.part(shard.rows))
     return score_to_store(part, shard.path(out), keep, False, progress, shard.request(whole))

@@ -89,9 +89,9 @@ class ScoreWriter:
 
     def _own_labels(self, rows: slice) -> np.ndarray | None:
         """The class that answers for some of the samples, where that is their own; else None."""
-        if self.job.reference is None:
+        if self.job.reference.numbers is None:
             return None
-        return self.job.scanner.labels_of(self.job.reference[rows]).astype(np.int64)
+        return self.job.scanner.labels_of(self.job.reference.of(rows)).astype(np.int64)
 
     def _ids(self, rows: slice) -> Any:
         return None if self.job.source.id_array is None else self.job.source.id_array[rows]

@@ -190,7 +190,7 @@ class ScoreWalk:
                     tallies = {tail: tally[:, inside] for tail, tally in waiting.items()}
                 missing += sum(self._tally(name, tile, made, rows, tallies, seen[inside]) for name, tile, made in tiles)
                 own = {kind: every.part(inside) for kind, every in results.items()}
-                scanner.scores(tallies, self.job.reference_of(rows), own)
+                scanner.scores(tallies, self.job.reference.of(rows), own)
             return missing
 
         missing = sum(run_in_threads(task, range(threads), threads))
@@ -217,10 +217,10 @@ class ScoreWalk:
                 own = {tail: tally[:, relative_to(rows, samples)] for tail, tally in tallies.items()}
                 left = None if codes is None else codes[relative_to(rows, part)]
                 missing += self.job.scanner.tally_block(
-                    tables, block.bits, block.first, self.job.reference_of(rows), own, left, self.buffers
+                    tables, block.bits, block.first, self.job.reference.of(rows), own, left, self.buffers
                 )
                 seen[relative_to(rows, samples)] += nodes
                 self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
             if self.write_codes is not None and codes is not None:
-                self.write_codes(name, part, tile, codes, self.job.reference_of(part))
+                self.write_codes(name, part, tile, codes, self.job.reference.of(part))
         return missing
