@@ -6,7 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,9 +14,8 @@ import torch
 
 from hpv.base.errors import DataError, HpvError, InputError
 from hpv.base.floats import BFLOAT16, FloatFormat, format_of
-from hpv.base.words import nearly_meant, quantity
-
-_LISTED = 40
+from hpv.base.patterns import fits, select_by_pattern, which_there_are
+from hpv.base.words import quantity
 
 
 @dataclass(frozen=True)
@@ -81,18 +79,8 @@ class Recorded:
 
 def select_modules(model: torch.nn.Module, patterns: str | Sequence[str]) -> dict[str, list[str]]:
     """Names of the modules that each name or pattern selects; the model itself is not among them."""
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not patterns:
-        raise InputError("layers: none given; name modules of the model, or give patterns such as 'features.*'.")
-    every = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-    once = [name for name, _ in model.named_modules() if name]
-    chosen = {}
-    for pattern in patterns:
-        found = [pattern] if pattern in every else [name for name in once if fnmatchcase(name, pattern)]
-        if not found:
-            raise InputError(f"layers: no module of the model is called {pattern!r}.{_which(pattern, every, once)}")
-        chosen[pattern] = found
-    return chosen
+    every, once = _names(model)
+    return select_by_pattern(patterns, once, "module", "the model", every)
 
 
 def modules_of(model: torch.nn.Module, layers: Iterable[str]) -> dict[str, str]:
@@ -101,23 +89,21 @@ def modules_of(model: torch.nn.Module, layers: Iterable[str]) -> dict[str, str]:
     A layer is called as its module, perhaps with the number of the call (``#2``) and the place in its output (``.0``):
     the module has the longest name that the layer's begins with.
     """
-    every = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    every, once = _names(model)
     chosen = {}
     for layer in layers:
         found = [name for name in every if layer == name or layer.startswith((f"{name}.", f"{name}#"))]
         if not found:
-            once = [name for name, _ in model.named_modules() if name]
-            raise InputError(f"layers: no module of the model gives the layer {layer!r}.{_which(layer, every, once)}")
+            there = which_there_are(layer, once, every)
+            raise InputError(f"layers: no module of the model gives the layer {layer!r}.{there}")
         chosen[layer] = max(found, key=len)
     return chosen
 
 
-def _which(name: str, every: Sequence[str], once: Sequence[str]) -> str:
-    """The names of modules that may have been meant, and of those that there are."""
-    close = nearly_meant(name, every)
-    hint = f" Close to it: {', '.join(close)}." if close else ""
-    listed = ", ".join(once[:_LISTED]) + (f" and {len(once) - _LISTED} more" if len(once) > _LISTED else "")
-    return f"{hint} There are: {listed}."
+def _names(model: torch.nn.Module) -> tuple[list[str], list[str]]:
+    """All names of modules, and one name for each module."""
+    every = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    return every, [name for name, _ in model.named_modules() if name]
 
 
 def uncompiled(hook: Any) -> Any:
@@ -290,11 +276,11 @@ def _reductions(names: list[str], reduce: str | Mapping[str, str]) -> dict[str, 
     if not isinstance(reduce, Mapping):
         return dict.fromkeys(names, Reduction.parse(reduce))
     rules = {pattern: Reduction.parse(text) for pattern, text in reduce.items()}
-    unused = [pattern for pattern in rules if not any(name == pattern or fnmatchcase(name, pattern) for name in names)]
+    unused = [pattern for pattern in rules if not any(fits(name, pattern) for name in names)]
     if unused:
-        raise InputError(f"reduce: {unused[0]!r} fits none of the chosen layers {', '.join(names[:_LISTED])}.")
+        raise InputError(f"reduce: {unused[0]!r} fits none of the chosen layers {', '.join(names[:40])}.")
     return {
         name: rules.get(name)
-        or next((rule for pattern, rule in rules.items() if fnmatchcase(name, pattern)), Reduction("flatten"))
+        or next((rule for pattern, rule in rules.items() if fits(name, pattern)), Reduction("flatten"))
         for name in names
     }

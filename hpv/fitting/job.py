@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from hpv.activations.opening import open_activations
 from hpv.backends.protocol import Backend
 from hpv.base.digests import digest
 from hpv.base.errors import InputError
+from hpv.base.patterns import select_names
 from hpv.base.words import quantity
 from hpv.fitting.plan import plan_fit
 from hpv.histograms.edges import Edges, LayerEdges, Rule, check_edges
@@ -56,6 +57,7 @@ def prepare_fit(
     modal_fraction: Fraction | str | float = Fraction(1, 10),
     pilot: int | Literal["auto"] | None = "auto",
     edges: Any = None,
+    layers: str | Sequence[str] | None = None,
     by_class: bool = False,
     labels: Any = None,
     min_class_size: int = 100,
@@ -68,9 +70,9 @@ def prepare_fit(
     whole = isinstance(min_class_size, int | np.integer) and not isinstance(min_class_size, bool)
     if not whole or min_class_size < 1:
         raise InputError(f"min_class_size={min_class_size!r}: give a whole number from 1 on.")
-    source = open_activations(activations)
+    source = select_layers(open_activations(activations), layers)
     classes, class_index = _classes(source, by_class or labels is not None, labels)
-    given = None if edges is None else _given_edges(source, edges)
+    given = None if edges is None else _given_edges(source, edges, layers is not None)
     widest = None if given is None else max(layer.keys.shape[1] for layer in given.values()) + 2
     chosen = backend_for(backend, source)
     plan = plan_fit(
@@ -92,8 +94,8 @@ def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarr
     return classes, PerSample(index)
 
 
-def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
-    """The given edges as inner edges of every layer of the source."""
+def _given_edges(source: Activations, edges: Any, selected: bool) -> dict[str, LayerEdges]:
+    """The given edges as inner edges of every layer of the source, where they were ``selected`` also of more layers."""
     if isinstance(edges, BackgroundState):
         edges = layer_edges(edges)
     elif isinstance(edges, Edges):
@@ -103,7 +105,7 @@ def _given_edges(source: Activations, edges: Any) -> dict[str, LayerEdges]:
     absent = [name for name in source.layers if name not in edges]
     if absent and len(edges) == 1 and len(source.layers) == 1 and not source.is_mapping:
         edges, absent = {absent[0]: next(iter(edges.values()))}, []
-    if absent or len(edges) != len(source.layers):
+    if absent or (len(edges) != len(source.layers) and not selected):
         raise InputError(
             f"edges: they are those of the layers {', '.join(edges)}, the activations have {', '.join(source.layers)}; "
             "give edges for every layer."
@@ -140,3 +142,11 @@ def fit_request(job: FitJob) -> dict[str, Any]:
         request["labels"] = digest(job.classes, job.class_index.numbers, dtype=np.int64)
         request["min_class_size"] = job.min_class_size
     return request
+
+
+def select_layers(source: Activations, layers: str | Sequence[str] | None) -> Activations:
+    """The activations of some of the layers, by their names or by patterns with ``*`` and ``?``; ``None``: of all."""
+    if layers is None:
+        return source
+    chosen = select_names(layers, source.layers, "layer", "the activations")
+    return replace(source, layers={name: source.layers[name] for name in chosen})

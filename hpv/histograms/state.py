@@ -12,8 +12,8 @@ import numpy as np
 
 from hpv.base.cache import Cache
 from hpv.base.digests import digest
-from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat, convert_keys
+from hpv.base.patterns import select_names
 from hpv.base.words import quantity
 from hpv.histograms.edges import LayerEdges, Rule
 
@@ -194,21 +194,16 @@ class BackgroundState:
             end = min(stop, at + PIECE)
             yield slice(at - start, end - start), self.histograms(layer, slice(at, end))
 
-    def select(self, layers: Sequence[str]) -> Self:
-        """The background of some of the layers.
+    def select(self, layers: str | Sequence[str]) -> Self:
+        """The background of some of the layers, by their names or by patterns with ``*`` and ``?``.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit({"conv": np.ones((50, 8)), "head": np.ones((50, 2))})
-        >>> background.select(["head"])
+        >>> background.select("he*")
         <hpv.Background of 50 samples; head: 2 nodes>
         """
-        unknown = [name for name in layers if name not in self.layers]
-        if unknown or not layers:
-            raise InputError(
-                f"layers {unknown or list(layers)}: choose one or more of {', '.join(sorted(self.layers))}."
-            )
-        chosen = {name: self.layers[name] for name in self.layers if name in set(layers)}
-        return replace(self, layers=chosen, path=None)
+        chosen = select_names(layers, self.layers, "layer", "the background")
+        return replace(self, layers={name: self.layers[name] for name in chosen}, path=None)
 
     def __repr__(self) -> str:
         classes = "" if self.classes is None else f", {quantity(len(self.classes), 'class')}"

@@ -72,7 +72,7 @@ def prepare_score(
         raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")
     full = background
     if layers is not None:
-        background = background.select(as_tuple(layers))
+        background = background.select(layers)
     source = open_activations(activations)
     source_layers = check_layers(background, source)
     check_weights(background, source.attributes.get("weights"))

@@ -97,9 +97,11 @@ def test_layers_that_do_not_fit(layered, background, call):
 
 def test_layers_to_scan(layered):
     both = {"conv": VALUES, "hidden": VALUES[:, :4]}
-    for wrong in (["conv", "output"], "output", []):
-        with pytest.raises(hpv.InputError, match=r"layers \[.*\]: choose one or more of conv, hidden"):
+    for wrong in (["conv", "output"], "output"):
+        with pytest.raises(hpv.InputError, match="no layer of the background is called 'output'. There are: conv, hid"):
             layered.scan(both, layers=wrong)
+    with pytest.raises(hpv.InputError, match="layers: none given; name layers of the background"):
+        layered.scan(both, layers=[])
 
 
 def test_other_weights_are_warned_about(background):
