@@ -13,22 +13,29 @@ from typing import TYPE_CHECKING, Any
 from hpv.base.version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
+    from hpv.activations.layers import Activations, Layer
     from hpv.api.background import Background
     from hpv.api.calls import edges, fit, merge, open, plan, score
     from hpv.api.scores import Scores
     from hpv.base.errors import DataError, HpvError, HpvWarning, InputError, OutputExistsError, StoppedError, StoreError
     from hpv.capturing import Monitor, capture
     from hpv.histograms.edges import Edges
+    from hpv.scanning.scored import ScanResult
+    from hpv.walking.plan import Plan
 
 _MODULES = {
+    "Activations": "hpv.activations.layers",
     "Background": "hpv.api.background",
     "DataError": "hpv.base.errors",
     "Edges": "hpv.histograms.edges",
     "HpvError": "hpv.base.errors",
     "HpvWarning": "hpv.base.errors",
     "InputError": "hpv.base.errors",
+    "Layer": "hpv.activations.layers",
     "Monitor": "hpv.capturing",
     "OutputExistsError": "hpv.base.errors",
+    "Plan": "hpv.walking.plan",
+    "ScanResult": "hpv.scanning.scored",
     "Scores": "hpv.api.scores",
     "StoppedError": "hpv.base.errors",
     "StoreError": "hpv.base.errors",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from hpv.base.errors import InputError
+from hpv.base.keywords import checks_keywords
 from hpv.fitting import stored
 from hpv.histograms import readouts
 from hpv.histograms.state import BackgroundState
+from hpv.scanning.options import Names, by_tail
 from hpv.scanning.scored import ScanResult
 from hpv.scoring import in_memory
 
@@ -31,6 +34,7 @@ class Background(BackgroundState):
         background.__dict__.update(state.__dict__)
         return background
 
+    @checks_keywords
     def encode(self, x: Any, out: Any = None, backend: str = "auto") -> Any:
         """Code of every value: the number of the node's edges that it reaches, one byte; 255 for NaN.
 
@@ -45,10 +49,11 @@ class Background(BackgroundState):
         """
         return in_memory.encode(self, x, out, backend)
 
+    @checks_keywords
     def pvalues(
         self,
         x: Any,
-        tail: str = "right",
+        tail: Names = "right",
         dtype: str = "float32",
         labels: Any = None,
         out: Any = None,
@@ -57,6 +62,7 @@ class Background(BackgroundState):
         """P-value range of every value: (pmin, pmax), each (samples, nodes).
 
         The exact empirical p-value range of the value lies inside. float32 is rounded outward, float64 is exact.
+        ``tail``: right, left or two-sided; of several a mapping from each to its result (then ``out`` is one, too).
         ``labels``: a class for each sample, whose own counts answer (pooled ones where the class is not fitted or too
         small); without labels the pooled counts answer for all samples, also where there are classes. ``out``: a pair
         of arrays to write to. The result is on the GPU where the activations are on one. ``backend``: as for `hpv.fit`.
@@ -67,40 +73,54 @@ class Background(BackgroundState):
         >>> float(pmin[0, 0]), float(pmax[0, 0])
         (0.24, 0.5)
         """
-        return in_memory.pvalues(self, x, tail, dtype, labels, out, backend)
+        if not isinstance(tail, str) and out is not None and not isinstance(out, Mapping):
+            raise InputError("out: of several tails give a mapping from each to a pair of arrays.")
 
+        def ranges(one: str) -> Any:
+            place = out if isinstance(tail, str) or out is None else out.get(one)
+            return in_memory.pvalues(self, x, one, dtype, labels, place, backend)
+
+        return by_tail(tail, ranges)
+
+    @checks_keywords
     def scan(
         self,
         x: Any,
         *,
-        statistic: str = "berk_jones",
-        tail: str = "two-sided",
-        form: str = "subset",
+        statistic: Names = "berk_jones",
+        tail: Names = "two-sided",
+        form: Names = "subset",
         alphas: str = "grid",
         alpha_max: float = 0.5,
-        layers: Sequence[str] | None = None,
+        layers: Names | None = None,
         labels: Any = None,
         against: str | None = None,
         backend: str = "auto",
     ) -> ScanResult:
         """Scan score of every sample, and the nodes behind it.
 
-        ``statistic``: berk_jones, higher_criticism or kolmogorov_smirnov. ``form``: the best ``subset`` of the nodes,
-        or the ``whole`` sample. ``alphas``: every distinct pmax (``all``) or a ``grid`` of 255 thresholds, whose score
-        never exceeds the exact one. ``against``: the sample's ``own`` class (default where there are classes; needs
-        labels), the class with the ``lowest`` score, or the ``pooled`` counts. ``backend``: as for `hpv.fit`.
+        ``statistic``: berk_jones, higher_criticism or kolmogorov_smirnov. ``tail``: right (large values are
+        significant), left (small ones) or two-sided. ``form``: the best ``subset`` of the nodes, or the ``whole``
+        sample. Each may be a list: every combination is scanned, see `hpv.ScanResult`.
+        ``alphas``: every distinct pmax (``all``) or a ``grid`` of 255 thresholds, whose score never exceeds the exact
+        one. ``layers``: some of the background's, by names or by patterns with ``*`` and ``?``. ``against``: the
+        sample's ``own`` class (default where there are classes; needs labels), the class with the ``lowest`` score, or
+        the ``pooled`` counts. ``backend``: as for `hpv.fit`.
 
         >>> import numpy as np, hpv
         >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 50)))
         >>> result = background.scan(np.stack([np.zeros(50), np.full(50, 9.0)]))
         >>> bool(result.score[1] > result.score[0]), int(result.size[1])
         (True, 50)
+        >>> background.scan(np.zeros((1, 50)), statistic=["berk_jones", "higher_criticism"]).kinds
+        [('two-sided', 'subset', 'berk_jones'), ('two-sided', 'subset', 'higher_criticism')]
         """
         return in_memory.scan(
             self, x, layers=layers, labels=labels, against=against, statistic=statistic,
             tail=tail, form=form, alphas=alphas, alpha_max=alpha_max, backend=backend,
         )  # fmt: skip
 
+    @checks_keywords
     def quantile(self, q: float | Sequence[float]) -> Any:
         """Bounds (low, high) of the q-quantile of every node, from its survivors.
 
@@ -117,6 +137,7 @@ class Background(BackgroundState):
         """
         return readouts.quantile(self, q)
 
+    @checks_keywords
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the mergeable state as a Zarr store, which `hpv.open` reads; visible only when it is complete.
 

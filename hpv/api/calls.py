@@ -13,14 +13,16 @@ from hpv.api.background import Background
 from hpv.api.merging import merge_shards
 from hpv.api.scores import Scores
 from hpv.base.errors import InputError
+from hpv.base.keywords import check_keywords, checks_keywords, keywords_of
 from hpv.base.words import as_tuple
-from hpv.fitting.job import prepare_fit
+from hpv.fitting.job import prepare_fit, select_layers
 from hpv.fitting.plan import plan_fit
 from hpv.fitting.proposing import propose_layer
 from hpv.fitting.running import run_fit
 from hpv.fitting.stored import load_background
 from hpv.histograms.edges import Edges, Rule
 from hpv.histograms.merging import add, check_mergeable, refuse_twice
+from hpv.scanning.options import Names
 from hpv.scoring.job import prepare_score
 from hpv.scoring.running import score_shard, score_to_store
 from hpv.store.headers import ACTIVATIONS, BACKGROUND
@@ -30,6 +32,7 @@ from hpv.walking.progress import Progress, Quiet
 from hpv.walking.shards import cut_shard
 
 
+@checks_keywords
 def fit(
     activations: Any,
     *,
@@ -38,6 +41,7 @@ def fit(
     modal_fraction: Fraction | str | float = Fraction(1, 10),
     pilot: int | Literal["auto"] | None = "auto",
     edges: Any = None,
+    layers: Names | None = None,
     by_class: bool = False,
     labels: Any = None,
     min_class_size: int = 100,
@@ -56,6 +60,7 @@ def fit(
     ``bins=10, pilot=None`` its representation) or ``quantile``. ``modal_fraction``: a value that makes up more of its
     node gets a bin of its own. ``pilot``: how many samples the edges are found by; counts are always exact.
     ``edges``: count at these instead: the result of `hpv.edges`, a background, or numbers per layer and node.
+    ``layers``: fit only these of the activations: names, or patterns with ``*`` and ``?``.
     ``by_class``: keep counts per class, by ``labels`` (one integer per sample) or those of the activation store; labels
     alone imply it. A class with fewer than ``min_class_size`` samples answers with the pooled counts.
     ``memory``: bytes or text such as "2GiB", above what the imports take. ``threads``: default all allowed.
@@ -65,15 +70,18 @@ def fit(
     >>> import numpy as np, hpv
     >>> hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
     <hpv.Background of 1,000 samples; activations: 5 nodes>
+    >>> hpv.fit({"conv.0": np.zeros((9, 4)), "conv.1": np.zeros((9, 2)), "head": np.zeros((9, 3))}, layers="conv.*")
+    <hpv.Background of 9 samples; conv.0: 4 nodes, conv.1: 2 nodes>
     """
     job = prepare_fit(
         activations, bins=bins, binning=binning, modal_fraction=modal_fraction, pilot=pilot, edges=edges,
-        by_class=by_class, labels=labels, min_class_size=min_class_size, memory=memory, threads=threads,
-        backend=backend,
+        layers=layers, by_class=by_class, labels=labels, min_class_size=min_class_size, memory=memory,
+        threads=threads, backend=backend,
     )  # fmt: skip
     return Background.of(run_fit(job, progress or Quiet()))
 
 
+@checks_keywords
 def edges(
     activations: Any,
     *,
@@ -81,13 +89,14 @@ def edges(
     binning: str = "balanced",
     modal_fraction: Fraction | str | float = Fraction(1, 10),
     pilot: int | Literal["auto"] | None = "auto",
+    layers: Names | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
 ) -> Edges:
     """Propose the inner edges of every node from a pilot of the samples, without counting.
 
-    ``activations``, ``bins``, ``binning``, ``modal_fraction``, ``pilot``, ``memory`` and ``threads`` are those of
-    `hpv.fit`, which proposes the same edges by itself. Rules: ``balanced`` (default), ``uniform`` (the rule of
+    ``activations``, ``bins``, ``binning``, ``modal_fraction``, ``pilot``, ``layers``, ``memory`` and ``threads`` are
+    those of `hpv.fit`, which proposes the same edges by itself. Rules: ``balanced`` (default), ``uniform`` (the rule of
     arXiv:2312.08143) and ``quantile``.
 
     >>> import numpy as np, hpv
@@ -95,27 +104,28 @@ def edges(
     array([[25., 50., 75.]])
     """
     rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
-    source = open_activations(activations)
+    source = select_layers(open_activations(activations), layers)
     plan = plan_fit(source, rule, memory=memory, threads=threads)
-    layers = zip(plan.layers, source.layers.values(), strict=True)
-    found = {layer.name: propose_layer(layer, part, rule, plan.threads, Quiet()) for part, layer in layers}
+    planned = zip(plan.layers, source.layers.values(), strict=True)
+    found = {layer.name: propose_layer(layer, part, rule, plan.threads, Quiet()) for part, layer in planned}
     return Edges(found, rule)
 
 
+@checks_keywords
 def score(
     background: Background,
     activations: Any,
     out: str | Path,
     *,
-    statistics: str | Sequence[str] = ("berk_jones", "higher_criticism"),
-    tails: str | Sequence[str] = ("right", "left", "two-sided"),
-    forms: str | Sequence[str] = ("subset", "whole"),
+    statistic: Names = ("berk_jones", "higher_criticism"),
+    tail: Names = ("right", "left", "two-sided"),
+    form: Names = ("subset", "whole"),
     alphas: str = "grid",
     alpha_max: float = 0.5,
-    layers: str | Sequence[str] | None = None,
+    layers: Names | None = None,
     labels: Any = None,
     against: str | None = None,
-    keep: str | Sequence[str] = ("codes",),
+    keep: Names = ("codes",),
     memory: int | str | None = None,
     threads: int | None = None,
     backend: str = "auto",
@@ -125,8 +135,9 @@ def score(
 ) -> Scores:
     """Score every sample of the activations against a background and write a score store.
 
-    ``activations``, ``memory``, ``threads``: as for `hpv.fit`. ``statistics``, ``tails``, ``forms``: every combination
-    is scored; see `Background.scan`, also for ``alphas``, ``alpha_max``, ``layers``, ``labels`` and ``against``.
+    ``activations``, ``memory``, ``threads``: as for `hpv.fit`. ``statistic``, ``tail``, ``form``: one or several names
+    of each; every combination is scored. `Background.scan` says what they are, and ``alphas``, ``alpha_max``,
+    ``layers``, ``labels`` and ``against``.
     ``keep``: ``codes`` (a byte per value, from which ranges, other scans and subsets of nodes follow without the
     activations), ``ranges`` (pmin and pmax, eight bytes per value and tail), or nothing.
 
@@ -140,17 +151,18 @@ def score(
     >>> rng = np.random.default_rng(0)
     >>> background = hpv.fit(rng.normal(size=(1000, 50)))
     >>> scores = hpv.score(background, rng.normal(size=(20, 50)), tempfile.mkdtemp() + "/scores")
-    >>> scores.get("two-sided", "whole", "higher_criticism").score.shape
-    (20,)
+    >>> scores.get().score.shape, scores.get("left", form="whole").score.shape
+    ((20,), (20,))
     """
     job = prepare_score(
-        background, activations, statistics=statistics, tails=tails, forms=forms, alphas=alphas, alpha_max=alpha_max,
+        background, activations, statistics=statistic, tails=tail, forms=form, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
     )  # fmt: skip
     progress = progress or Quiet()
     if shard is None:
-        return Scores(*score_to_store(job, out, as_tuple(keep), overwrite, progress))
-    return Scores(*score_shard(job, cut_shard(job.source, shard, overwrite), out, as_tuple(keep), progress))
+        return Scores(*score_to_store(job, out, as_tuple(keep), overwrite, progress), background)
+    shard_of_source = cut_shard(job.source, shard, overwrite)
+    return Scores(*score_shard(job, shard_of_source, out, as_tuple(keep), progress), background)
 
 
 def plan(
@@ -164,19 +176,24 @@ def plan(
 ) -> Plan:
     """What `hpv.fit` (``kind="fit"``) or `hpv.score` (``kind="score"``, with the background) would read and need.
 
-    ``options`` are those of `hpv.fit` or `hpv.score`. Opens the activations, but reads none of their values.
+    ``options`` are those of `hpv.fit` or `hpv.score`. Returns a `hpv.Plan`. Opens the activations, but
+    reads none of their values.
 
     >>> import numpy as np, hpv
     >>> hpv.plan("fit", np.zeros((1000, 20), np.float32), memory="1GiB", threads=1).bytes_read
     160000
     """
     if kind == "fit":
+        options = check_keywords("hpv.plan of a fit", options, keywords_of(prepare_fit, "activations"))
         return prepare_fit(activations, memory=memory, threads=threads, **options).plan
     if kind == "score":
+        known = keywords_of(prepare_score, "background", "activations")
+        options = check_keywords("hpv.plan of a score", options, known)
         return prepare_score(background, activations, memory=memory, threads=threads, **options).plan
     raise InputError(f"plan of {kind!r}: give 'fit' or 'score'.")
 
 
+@checks_keywords
 def open(path: str | Path) -> Background | Scores | Activations:
     """Open a complete store that hpv wrote: a background, scores, or activations.
 

@@ -11,9 +11,12 @@ from hpv.api.background import Background
 from hpv.backends.choosing import get_backend
 from hpv.backends.tables import look_up_of
 from hpv.base.errors import InputError, StoreError
+from hpv.base.keywords import checks_keywords
 from hpv.base.words import quantity
 from hpv.fitting.stored import open_background
+from hpv.histograms.state import BackgroundState
 from hpv.places.names import escape
+from hpv.scanning.options import Names, ScanKind, by_tail, choose_kind
 from hpv.scanning.scored import Scored, sample_number, subset
 from hpv.scoring.stored import COLUMNS, folder_of
 from hpv.store.arrays import StoredArray
@@ -23,25 +26,30 @@ from hpv.store.reading import Store
 class Scores:
     """Scores of every sample, opened with `hpv.open` or returned by `hpv.score`.
 
+    A kind is a (tail, form, statistic). Where ``tail``, ``form`` or ``statistic`` is left out, the default is taken:
+    two-sided, subset, higher_criticism, or the first that was scored; of several names the best that was scored.
+
     >>> import numpy as np, hpv, tempfile
     >>> x = np.random.default_rng(0).normal(size=(100, 5))
     >>> background = hpv.fit(x)
-    >>> scores = hpv.score(background, x[:3], tempfile.mkdtemp() + "/scores.zarr", tails="left", forms="subset")
+    >>> scores = hpv.score(background, x[:3], tempfile.mkdtemp() + "/scores.zarr", tail="left", form="subset")
     >>> scores.kinds
     [('left', 'subset', 'berk_jones'), ('left', 'subset', 'higher_criticism')]
-    >>> scores.get("left", "subset", "berk_jones").score.shape
-    (3,)
-    >>> scores.column("left", "subset", "berk_jones", "size").read((slice(0, 2),)).shape
+    >>> scores.get().score.shape, scores.get(statistic="berk_jones").score.shape
+    ((3,), (3,))
+    >>> scores.column(statistic="berk_jones", name="size").read((slice(0, 2),)).shape
     (2,)
-    >>> codes, (pmin, pmax) = scores.codes("activations").read(), scores.pvalues("activations", background, "left")
+    >>> codes, (pmin, pmax) = scores.codes("activations").read(), scores.pvalues("activations", tail="left")
     >>> codes.shape, codes.dtype, pmax.shape
     ((3, 5), dtype('uint8'), (3, 5))
-    >>> list(scores.nodes(0, background, "left", "subset", "berk_jones"))
+    >>> list(scores.nodes(0, tail="left"))
     ['activations']
     """
 
-    def __init__(self, store: Store, already_complete: bool = False) -> None:
+    def __init__(self, store: Store, already_complete: bool = False, background: BackgroundState | None = None) -> None:
+        """``background``: the one that they were made with, where it is at hand."""
         self._store = store
+        self._background = None if background is None else Background.of(background)
         self.already_complete = already_complete
         """`hpv.score` found them complete and did nothing."""
 
@@ -80,16 +88,32 @@ class Scores:
         """One string per sample, where the activations had them."""
         return [str(one) for one in self._store.array("ids").read()] if "ids" in self._store else None
 
-    def get(self, tail: str, form: str, statistic: str) -> Scored:
-        """Score, alpha, size and label of every sample."""
-        self._check(tail, form, statistic)
-        return Scored(*(self.column(tail, form, statistic, name).read() for name in COLUMNS))
+    @checks_keywords
+    def get(self, tail: Names | None = None, form: Names | None = None, statistic: Names | None = None) -> Scored:
+        """Score, alpha, size and label of every sample, of one kind."""
+        kind = self._kind(tail, form, statistic)
+        return Scored(*(self._column(kind, name).read() for name in COLUMNS))
 
-    def column(self, tail: str, form: str, statistic: str, name: str) -> StoredArray:
-        """One of the arrays ``score``, ``alpha``, ``size`` and ``label``, to be read in parts."""
-        self._check(tail, form, statistic)
-        return self._store.array(folder_of(tail, form, statistic) + name)
+    @checks_keywords
+    def column(
+        self,
+        tail: Names | None = None,
+        form: Names | None = None,
+        statistic: Names | None = None,
+        name: str = "score",
+    ) -> StoredArray:
+        """One of the arrays ``score``, ``alpha``, ``size`` and ``label`` of a kind, to be read in parts."""
+        if name not in COLUMNS:
+            raise InputError(f"name={name!r}: give one of {', '.join(COLUMNS)}.")
+        return self._column(self._kind(tail, form, statistic), name)
 
+    def _kind(self, tail: Names | None, form: Names | None, statistic: Names | None) -> ScanKind:
+        return choose_kind(self.kinds, tail, form, statistic, self.path)
+
+    def _column(self, kind: ScanKind, name: str) -> StoredArray:
+        return self._store.array(folder_of(*kind) + name)
+
+    @checks_keywords
     def codes(self, layer: str) -> StoredArray:
         """Codes (samples, nodes) of a layer, to be read in parts; kept unless ``keep`` left them out."""
         if layer not in self.layers:
@@ -98,42 +122,81 @@ class Scores:
             raise InputError(f"{self.path}: codes were not kept; score again with keep='codes'.")
         return self._store.array(f"codes/{escape(layer)}")
 
-    def pvalues(self, layer: str, background: Background, tail: str, samples: slice = slice(None)) -> Any:
-        """P-value ranges (pmin, pmax) float64 of some samples from their codes: no activations are needed."""
-        self.check_background(background)
-        rows = range(*samples.indices(self.samples))
-        codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
-        backend, pmin, pmax = get_backend("cpu"), np.empty(codes.shape), np.empty(codes.shape)
-        tables = look_up_of(background, layer, tail, pmin.dtype, backend)
-        backend.look_up_ranges(codes, self.reference(background)[rows.start : rows.stop], tables, (pmin, pmax))
-        return pmin, pmax
+    @checks_keywords
+    def pvalues(self, layer: str, tail: Names = "right", samples: slice = slice(None)) -> Any:
+        """P-value ranges (pmin, pmax) float64 of some samples from their codes: no activations are needed.
 
-    def nodes(self, i: int, background: Background, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
-        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
-        self.check_background(background)
-        i = sample_number(i, self.samples)
-        alpha, label = (
-            self.column(tail, form, statistic, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label")
-        )
+        Of several tails a mapping from each to its ranges. They come from the `background` of the scores.
+        """
+        background, rows = self.background(), range(*samples.indices(self.samples))
+        codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
+        reference = self._reference(background)[rows.start : rows.stop]
+
+        def ranges(tail: str) -> tuple[np.ndarray, np.ndarray]:
+            backend, pmin, pmax = get_backend("cpu"), np.empty(codes.shape), np.empty(codes.shape)
+            tables = look_up_of(background, layer, tail, pmin.dtype, backend)
+            backend.look_up_ranges(codes, reference, tables, (pmin, pmax))
+            return pmin, pmax
+
+        return by_tail(tail, ranges)
+
+    @checks_keywords
+    def nodes(
+        self, i: int, tail: Names | None = None, form: Names | None = None, statistic: Names | None = None
+    ) -> dict[str, np.ndarray]:
+        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending.
+
+        The kind is that of ``get``. The nodes follow from the codes of the sample and the `background` of the scores.
+        """
+        kind, i = self._kind(tail, form, statistic), sample_number(i, self.samples)
+        alpha, label = (self._column(kind, name).read((slice(i, i + 1),))[0] for name in ("alpha", "label"))
 
         def codes_of(layer: str) -> np.ndarray:
             return self.codes(layer).read((slice(i, i + 1), slice(None)))[0]
 
-        return subset(background, self.layers, codes_of, int(label), tail, float(alpha))
+        return subset(self.background(), self.layers, codes_of, int(label), kind[0], float(alpha))
 
-    def reference(self, background: Background) -> np.ndarray:
+    def _reference(self, background: Background) -> np.ndarray:
         """Which counts of the background answered for every sample: 0 the pooled ones, g + 1 those of a large class."""
         if background.classes is None or self.attributes["against"] != "own":
             return np.zeros(self.samples, np.int64)
         return background.reference_of(self._store.array("own").read().astype(np.int64))
 
-    def background(self, path: str | Path | None = None) -> Background:
-        """The background that the scores were made with, from where it was then or from ``path``."""
+    @checks_keywords
+    def background(self, where: str | Path | BackgroundState | None = None) -> Background:
+        """The background that the scores were made with: it is opened once, where it was when it was used.
+
+        ``where``: the path that it has now, or the background itself; ``nodes`` and ``pvalues`` take it from there
+        afterwards. ``InputError`` where it is another one.
+
+        >>> import numpy as np, hpv, tempfile
+        >>> background = hpv.fit(np.random.default_rng(0).normal(size=(100, 5)))
+        >>> path = hpv.score(background, np.zeros((2, 5)), tempfile.mkdtemp() + "/scores.zarr").path
+        >>> scores = hpv.open(path)  # the background is in no store: the scores cannot find it by themselves
+        >>> scores.background(background)
+        <hpv.Background of 100 samples; activations: 5 nodes>
+        >>> list(scores.nodes(0))
+        ['activations']
+        """
+        if isinstance(where, BackgroundState):
+            found = Background.of(where)
+        elif where is None and self._background is not None:
+            return self._background
+        else:
+            found = self._opened(where)
+        check_fingerprint(found, self.attributes["background"], self.path)
+        self._background = found
+        return found
+
+    def _opened(self, path: str | Path | None) -> Background:
         where = path or self.attributes.get("background_path")
         if where is None:
-            raise InputError(f"{self.path}: its background was not a store; give the path of one.")
+            raise InputError(
+                f"{self.path}: its background was not a store; give the path of one, or the background itself: "
+                "scores.background(...)."
+            )
         try:
-            found = Background.of(open_background(where))
+            return Background.of(open_background(where))
         except StoreError as error:
             if path is not None:
                 raise
@@ -141,17 +204,6 @@ class Scores:
                 f"{self.path}: its background is not where it was when it was used: {error} If it was moved, give its "
                 "path: hpv top --background PATH, or scores.background(path) in Python."
             ) from None
-        self.check_background(found)
-        return found
-
-    def check_background(self, background: Background) -> None:
-        """Refuse another background than the one these scores were made with."""
-        check_fingerprint(background, self.attributes["background"], self.path)
-
-    def _check(self, tail: str, form: str, statistic: str) -> None:
-        if (tail, form, statistic) not in self.kinds:
-            known = "; ".join(" ".join(kind) for kind in self.kinds)
-            raise InputError(f"{self.path}: no scores of {tail} {form} {statistic}; it has {known}.")
 
     def __repr__(self) -> str:
         kinds = quantity(len(self.kinds), "kind")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce as fold
 from types import TracebackType
@@ -15,14 +15,15 @@ from hpv.activations.labels import check_labels
 from hpv.backends.choosing import get_backend
 from hpv.base.errors import InputError, warn
 from hpv.base.floats import FloatFormat
+from hpv.base.keywords import checks_keywords
 from hpv.base.machine import thread_count
+from hpv.base.patterns import select_names
 from hpv.base.words import as_tuple, nearly_meant, quantity
 from hpv.capturing.batches import Call, largest_classes, weights_hash
 from hpv.capturing.devices import DeviceScanner, Tallies
 from hpv.capturing.hooks import Hooks, LayerOutput, check_samples, modules_of, uncompiled
-from hpv.histograms.ranges import check_tail
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import FORMS, STATISTICS, ScanKind
+from hpv.scanning.options import FORMS, STATISTICS, Names, ScanKind, by_tail, choose_kind
 from hpv.scanning.scanner import count_missing
 from hpv.scanning.scored import Scored, sample_number, subset
 from hpv.scoring.matching import check_weights, references_of_labels, scan_options
@@ -54,8 +55,10 @@ class Monitor:
     as it is: use it in the mode (``model.eval()``) that the background was captured in.
 
     ``background``: of a store that `hpv.capture` wrote, or of layers that are named as it names them.
-    ``tails``, ``alphas``, ``alpha_max``, ``against``: as for `hpv.score`; every statistic and form can then be had.
-    ``layers``: some of the background's, or a mapping from their names to those that a capture would give them.
+    ``tail`` (one or several), ``alphas``, ``alpha_max``, ``against``: as for `hpv.score`; every statistic and form can
+    then be had.
+    ``layers``: some of the background's, by names or by patterns with ``*`` and ``?``; or a mapping from their names to
+    those that a capture would give them.
     ``reduce``: as it was for the capture of the background.
     ``keep``: ``codes`` (a byte per value; p-values and subsets of nodes follow from them), or nothing.
     ``threads``: for large batches on the CPU; by default the processors that this process may use.
@@ -74,32 +77,34 @@ class Monitor:
     ...     for inputs in torch.rand(3, 5, 4):
     ...         outputs = model(inputs)
     ...         found = monitor.scores()
-    >>> found.get("two-sided", "subset", "higher_criticism").score.shape
+    >>> found.get().score.shape
     (5,)
     >>> found.codes("1").shape, found.pvalues("1", tail="left")[1].dtype
     (torch.Size([5, 8]), torch.float32)
     """
 
+    @checks_keywords
     def __init__(
         self,
         model: torch.nn.Module,
         background: BackgroundState,
         *,
-        tails: str | Sequence[str] = ("right", "left", "two-sided"),
+        tail: Names = ("right", "left", "two-sided"),
         alphas: str = "grid",
         alpha_max: float = 0.5,
-        layers: str | Sequence[str] | Mapping[str, str] | None = None,
+        layers: Names | Mapping[str, str] | None = None,
         reduce: str | Mapping[str, str] = "flatten",
         against: str | None = None,
-        keep: str | Sequence[str] = ("codes",),
+        keep: Names = ("codes",),
         threads: int | None = None,
         backend: str = "auto",
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise InputError(f"model: a {type(model).__name__}; give a torch.nn.Module.")
-        self.options = scan_options(background, STATISTICS, tails, FORMS, alphas, alpha_max, against)
+        self.options = scan_options(background, STATISTICS, tail, FORMS, alphas, alpha_max, against)
         if layers is not None:
-            background = background.select(as_tuple(layers if isinstance(layers, str) else list(layers)))
+            _refuse_patterns(layers, background)
+            background = background.select(list(layers) if isinstance(layers, Mapping) else layers)
         self.background = background
         self._keep = as_tuple(keep)
         if set(self._keep) - {"codes"}:
@@ -133,6 +138,7 @@ class Monitor:
         while self._handles:
             self._handles.pop().remove()
 
+    @checks_keywords
     def scores(self, labels: Any = None) -> BatchScores:
         """Of the batch that the model ran last.
 
@@ -240,9 +246,9 @@ class BatchScores:
     >>> with hpv.Monitor(model, background) as monitor:
     ...     outputs = model(torch.tensor([[0.0, 9.0, 0.0, 9.0, 0.0]]))
     >>> found = monitor.scores()
-    >>> int(found.get("right", "subset", "berk_jones").size[0])
+    >>> int(found.get("right").size[0])
     2
-    >>> found.nodes(0, "right", "subset", "berk_jones")
+    >>> found.nodes(0, "right")
     {'0': array([1, 3])}
     >>> found.codes("0").dtype
     torch.uint8
@@ -280,12 +286,18 @@ class BatchScores:
         """Layers of the background that were scanned, as one set of nodes."""
         return list(self._scanner.background.layers)
 
-    def get(self, tail: str, form: str, statistic: str) -> Scored:
-        """Score, alpha, size and label of every sample."""
-        kind = tail, form, statistic
-        if kind not in self.kinds:
-            known = "; ".join(" ".join(kind) for kind in self.kinds)
-            raise InputError(f"no scores of {tail} {form} {statistic}; the monitor has {known}.")
+    @checks_keywords
+    def get(self, tail: Names | None = None, form: Names | None = None, statistic: Names | None = None) -> Scored:
+        """Score, alpha, size and label of every sample, of one kind.
+
+        Of what is not named the default is taken: two-sided, subset, higher_criticism, or what there is.
+        """
+        return self._get(self._kind(tail, form, statistic))
+
+    def _kind(self, tail: Names | None, form: Names | None, statistic: Names | None) -> ScanKind:
+        return choose_kind(self.kinds, tail, form, statistic, "the monitor")
+
+    def _get(self, kind: ScanKind) -> Scored:
         if kind not in self._scored:
             self._scored[kind] = Scored.empty(self.samples)
             self._scanner.scores(self._tallies, self._group, {kind: self._scored[kind]})
@@ -299,30 +311,45 @@ class BatchScores:
             raise InputError("codes were not kept; make the monitor with keep='codes'.")
         return self._codes[layer]
 
-    def pvalues(self, layer: str, tail: str = "right", dtype: str = "float32") -> tuple[torch.Tensor, torch.Tensor]:
+    @checks_keywords
+    def pvalues(self, layer: str, tail: Names = "right", dtype: str = "float32") -> Any:
         """P-value ranges (pmin, pmax) of a layer, (samples, nodes), where its codes are: of the class that answered.
 
-        float32 is rounded outward, float64 is exact. Where every class answered (``against="lowest"``) they are those
-        of the pooled counts.
+        Of several tails a mapping from each to its ranges. float32 is rounded outward, float64 is exact. Where every
+        class answered (``against="lowest"``) they are those of the pooled counts.
         """
-        check_tail(tail)
         if dtype not in ("float32", "float64"):
             raise InputError(f"dtype={dtype!r}: give float32 (rounded outward) or float64 (exact).")
         codes = self.codes(layer)
-        return self._places[codes.device].look_up(layer, codes, self._group, tail, dtype)
+        place = self._places[codes.device]
+        return by_tail(tail, lambda one: place.look_up(layer, codes, self._group, one, dtype))
 
-    def nodes(self, i: int, tail: str, form: str, statistic: str) -> dict[str, np.ndarray]:
-        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending."""
-        scored, i = self.get(tail, form, statistic), sample_number(i, self.samples)
+    @checks_keywords
+    def nodes(
+        self, i: int, tail: Names | None = None, form: Names | None = None, statistic: Names | None = None
+    ) -> dict[str, np.ndarray]:
+        """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending.
+
+        ``tail``, ``form`` and ``statistic`` choose the kind, as for ``get``.
+        """
+        kind = self._kind(tail, form, statistic)
+        scored, i = self._get(kind), sample_number(i, self.samples)
 
         def codes_of(layer: str) -> np.ndarray:
             return self.codes(layer)[i].cpu().numpy()
 
         background = self._scanner.background
-        return subset(background, self.layers, codes_of, int(scored.label[i]), tail, float(scored.alpha[i]))
+        return subset(background, self.layers, codes_of, int(scored.label[i]), kind[0], float(scored.alpha[i]))
 
     def __repr__(self) -> str:
         return f"<hpv.BatchScores of {quantity(self.samples, 'sample')}>"
+
+
+def _refuse_patterns(layers: Any, background: BackgroundState) -> None:
+    """A mapping says of each layer by itself what the model calls it."""
+    for name in layers if isinstance(layers, Mapping) else ():
+        if name not in background.layers and select_names(name, background.layers, "layer", "the background"):
+            raise InputError(f"layers: {name!r} is a pattern; in a mapping give the name of each layer.")
 
 
 def _names(background: BackgroundState, layers: Any) -> dict[str, str]:

@@ -19,6 +19,7 @@ from hpv.activations.writing import ActivationWriter
 from hpv.base import keeping
 from hpv.base.errors import DataError, HpvError, InputError, OutputExistsError
 from hpv.base.floats import FloatFormat
+from hpv.base.keywords import checks_keywords
 from hpv.base.words import quantity
 from hpv.capturing.batches import Call, CallRule, evaluating, given_classes, predicted_classes, weights_hash
 from hpv.capturing.estimate import CapturePlan, make_plan, refuse_too_large
@@ -62,6 +63,7 @@ class _Forward:
         return len(next(iter(self.layers.values())).block)
 
 
+@checks_keywords
 def capture(
     model: torch.nn.Module,
     batches: Iterable[Any],

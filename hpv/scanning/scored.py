@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from hpv.base.errors import InputError
+from hpv.base.keywords import checks_keywords
 from hpv.base.words import quantity
 from hpv.histograms.ranges import range_tables
 from hpv.histograms.state import BackgroundState, LayerHistograms
-from hpv.scanning.options import FORMS, STATISTICS, ScanOptions
+from hpv.scanning.options import FORMS, STATISTICS, Names, ScanKind, ScanOptions, choose_kind
 
 POOLED = -1
 """Stands for the class where the pooled counts answered."""
+_OWNER = "this scan"
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,19 +54,58 @@ def join(parts: Sequence[Scored]) -> Scored:
 
 @dataclass(frozen=True, repr=False)
 class ScanResult(Scored):
-    """The answer of `Background.scan`: ``score``, ``alpha``, ``size`` and ``label``, one per sample."""
+    """The answer of `Background.scan`: ``score``, ``alpha``, ``size`` and ``label``, one of each per sample.
 
-    _nodes: Callable[[int], dict[str, np.ndarray]]
+    Where several tails, forms or statistics were scanned, these are the scores of the default kind; ``kinds`` lists
+    all kinds, and ``get`` gives the scores of any. ``nodes`` names the nodes behind the score of a sample.
 
-    def nodes(self, i: int) -> dict[str, np.ndarray]:
+    >>> import numpy as np, hpv
+    >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
+    >>> result = background.scan(np.array([[0.0, 9.0, 0.0, -9.0, 0.0]]), tail=["right", "left", "two-sided"])
+    >>> result.kinds
+    [('right', 'subset', 'berk_jones'), ('left', 'subset', 'berk_jones'), ('two-sided', 'subset', 'berk_jones')]
+    >>> result.size, result.get("right").size
+    (array([2]), array([1]))
+    >>> result.nodes(0), result.nodes(0, "right")
+    ({'activations': array([1, 3])}, {'activations': array([1])})
+    """
+
+    _scored: Mapping[ScanKind, Scored]
+    """Scores by kind."""
+    _nodes: Callable[[int, str, Scored], dict[str, np.ndarray]]
+    """The subset of a sample, for a tail and its scores."""
+
+    @classmethod
+    def of(
+        cls, scored: Mapping[ScanKind, Scored], nodes: Callable[[int, str, Scored], dict[str, np.ndarray]]
+    ) -> ScanResult:
+        """The answer that holds these scores by kind."""
+        first = scored[choose_kind(list(scored), None, None, None, _OWNER)]
+        return cls(first.score, first.alpha, first.size, first.label, scored, nodes)
+
+    @property
+    def kinds(self) -> list[ScanKind]:
+        """Every (tail, form, statistic) that was scanned."""
+        return list(self._scored)
+
+    @checks_keywords
+    def get(self, tail: Names | None = None, form: Names | None = None, statistic: Names | None = None) -> Scored:
+        """Score, alpha, size and label of every sample, of one kind.
+
+        Of what is not named the default is taken: two-sided, subset, higher_criticism, where they were scanned.
+        """
+        return self._scored[choose_kind(self.kinds, tail, form, statistic, _OWNER)]
+
+    @checks_keywords
+    def nodes(
+        self, i: int, tail: Names | None = None, form: Names | None = None, statistic: Names | None = None
+    ) -> dict[str, np.ndarray]:
         """The subset of sample ``i``: for every layer the indices of the nodes with pmax <= alpha, ascending.
 
-        >>> import numpy as np, hpv
-        >>> background = hpv.fit(np.random.default_rng(0).normal(size=(1000, 5)))
-        >>> background.scan(np.array([[0.0, 9.0, 0.0, 9.0, 0.0]])).nodes(0)
-        {'activations': array([1, 3])}
+        ``tail``, ``form`` and ``statistic`` choose the kind, as for ``get``.
         """
-        return self._nodes(i)
+        kind = choose_kind(self.kinds, tail, form, statistic, _OWNER)
+        return self._nodes(i, kind[0], self._scored[kind])
 
 
 def score_tallies(

@@ -20,7 +20,8 @@ from hpv.base.errors import InputError
 from hpv.base.words import GIB
 from hpv.histograms.ranges import check_tail
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.scored import ScanResult, join, sample_number, subset
+from hpv.scanning.options import Names
+from hpv.scanning.scored import ScanResult, Scored, join, sample_number, subset
 from hpv.scoring.job import prepare_score
 from hpv.scoring.matching import check_layers
 from hpv.scoring.tallying import score_by_threads
@@ -149,25 +150,24 @@ def _tiles(layer: Layer) -> list[slice]:
 
 
 def scan(
-    background: BackgroundState, x: Any, *, layers: Any, labels: Any, against: Any, statistic: str, tail: str,
-    form: str, alphas: str, alpha_max: float, backend: str = "auto",
+    background: BackgroundState, x: Any, *, layers: Any, labels: Any, against: Any, statistic: Names, tail: Names,
+    form: Names, alphas: str, alpha_max: float, backend: str = "auto",
 ) -> ScanResult:  # fmt: skip
     """Scan scores of all samples, and the nodes behind them; see `hpv.Background.scan`."""
     job = prepare_score(
-        background, x, statistics=(statistic,), tails=(tail,), forms=(form,), alphas=alphas, alpha_max=alpha_max,
+        background, x, statistics=statistic, tails=tail, forms=form, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=(), memory=max(GIB, 4 * background.state_bytes),
         backend=backend,
     )  # fmt: skip
     parts: list[Any] = []
-    score_by_threads(job, Quiet(), lambda _, results, __: parts.append(results[tail, form, statistic]))
-    whole = join(parts)
+    score_by_threads(job, Quiet(), lambda _, results, __: parts.append(results))
 
-    def nodes(i: int) -> dict[str, np.ndarray]:
-        i = sample_number(i, len(whole.score))
-        codes = partial(_codes_of_sample, job.background, job.source, job.source_layers, i)
-        return subset(job.background, list(job.source_layers), codes, int(whole.label[i]), tail, float(whole.alpha[i]))
+    def nodes(i: int, tail: str, scored: Scored) -> dict[str, np.ndarray]:
+        i = sample_number(i, job.source.samples)
+        codes, label = partial(_codes_of_sample, job.background, job.source, job.source_layers, i), int(scored.label[i])
+        return subset(job.background, list(job.source_layers), codes, label, tail, float(scored.alpha[i]))
 
-    return ScanResult(whole.score, whole.alpha, whole.size, whole.label, nodes)
+    return ScanResult.of({kind: join([part[kind] for part in parts]) for kind in job.options.kinds}, nodes)
 
 
 def _codes_of_sample(

@@ -10,9 +10,9 @@ import numpy as np
 from hpv.activations.labels import PerSample, check_labels, label_pieces
 from hpv.activations.layers import Activations
 from hpv.base.errors import InputError, warn
-from hpv.base.words import as_tuple, quantity
+from hpv.base.words import quantity
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import ScanOptions
+from hpv.scanning.options import ScanOptions, as_names
 
 
 def check_layers(background: BackgroundState, source: Activations) -> dict[str, str]:
@@ -51,7 +51,7 @@ def scan_options(
         raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
     if against is None:
         against = "pooled" if background.classes is None else "own"
-    options = ScanOptions(as_tuple(statistics), as_tuple(tails), as_tuple(forms), alphas, alpha_max, against)
+    options = ScanOptions(as_names(statistics), as_names(tails), as_names(forms), alphas, alpha_max, against)
     if background.classes is None and against != "pooled":
         raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
                          "against='pooled'.")  # fmt: skip

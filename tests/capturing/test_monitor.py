@@ -67,7 +67,7 @@ def assert_same(scores: hpv.Scores, found: list[BatchScores], background: hpv.Ba
         for tail, dtype in itertools.product(TAILS, ("float32", "float64")):
             for end in (0, 1):
                 whole = torch.cat([one.pvalues(layer, tail, dtype)[end] for one in found])
-                exact = scores.pvalues(layer, background, tail)[end]
+                exact = scores.pvalues(layer, tail)[end]
                 if dtype == "float64":
                     np.testing.assert_array_equal(whole.numpy(), exact, strict=True)
                 else:
@@ -76,7 +76,7 @@ def assert_same(scores: hpv.Scores, found: list[BatchScores], background: hpv.Ba
     for one, start in zip(found, starts, strict=False):
         for kind in (scores.kinds[0], scores.kinds[-1]):
             for i in (0, one.samples - 1):
-                ours, theirs = scores.nodes(int(start) + i, background, *kind), one.nodes(i, *kind)
+                ours, theirs = scores.nodes(int(start) + i, *kind), one.nodes(i, *kind)
                 assert ours.keys() == theirs.keys()
                 for layer in ours:
                     np.testing.assert_array_equal(ours[layer], theirs[layer])

@@ -28,7 +28,7 @@ def test_what_a_monitor_cannot_be_made_of(
     cases: list[tuple[Any, dict[str, Any], str]] = [
         (None, {}, "background: NoneType; give what hpv.fit or hpv.open returned"),
         (linear_background, {}, r"no module of the model gives the layer 'first'\. There are: conv, inplace, "),
-        (by_class, {"layers": ["cov"]}, r"layers \['cov'\]: choose one or more of conv"),
+        (by_class, {"layers": ["cov"]}, r"no layer of the background is called 'cov'\. Close to it: conv"),
         (by_class, {"layers": {"conv": "cnov"}}, r"gives the layer 'cnov'\. Close to it: conv\. There are"),
         (by_class, {"layers": {"conv": "pair.0", "head": "pair.0"}}, "layers: pair.0 is given for two layers"),
         (by_class, {"keep": "ranges"}, "keep='ranges': give a list with codes, or none"),
@@ -52,7 +52,7 @@ def test_what_cannot_be_asked(linear_background: hpv.Background) -> None:
         net(rows(3))
     found = monitor.scores()
     assert repr(found) == "<hpv.BatchScores of 3 samples>"
-    with pytest.raises(InputError, match="no scores of right subset berk_jones; the monitor has left subset"):
+    with pytest.raises(InputError, match="the monitor has no scores of right, subset, berk_jones; it has left;"):
         found.get("right", "subset", "berk_jones")
     with pytest.raises(InputError, match="no layer head; the monitor has first, relu"):
         found.codes("head")

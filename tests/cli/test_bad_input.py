@@ -38,7 +38,7 @@ BAD = {
     "statistic": (("score", "{background}", "{new}", "-o", "x", "--statistic", "t"), "give one of berk_jones"),
     "alpha": (("score", "{background}", "{new}", "-o", "x", "--alpha-max", "1.5"), "--alpha-max 1.5"),
     "alphas": (("score", "{background}", "{new}", "-o", "x", "--alphas", "few"), "--alphas few"),
-    "layer": (("score", "{background}", "{new}", "-o", "x", "--layer", "fc9"), "choose one or more of conv, hidden"),
+    "layer": (("score", "{background}", "{new}", "-o", "x", "--layer", "fc9"), "of the background is called 'fc9'"),
     "against": (("score", "{background}", "{new}", "-o", "x", "--against", "own"), "the background has no classes"),
     "keep": (("score", "{background}", "{new}", "-o", "x", "--keep", "all"), "--keep all"),
     "n": (("top", "{scores}", "--n", "0"), "--n 0: give a whole number from 1 on"),

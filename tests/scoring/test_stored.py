@@ -36,7 +36,7 @@ def test_scores_are_those_of_scan(tmp_path, data, labels, against, alphas):
         for name in ("score", "alpha", "size", "label"):
             np.testing.assert_array_equal(getattr(scored, name), getattr(result, name))
         chosen = int(result.score.argmax())
-        nodes = found.nodes(chosen, background, tail, form, statistic)
+        nodes = found.nodes(chosen, tail, form, statistic)
         expected = result.nodes(chosen)
         assert sum(len(part) for part in nodes.values()) == result.size[chosen]
         for name in data:
@@ -45,7 +45,7 @@ def test_scores_are_those_of_scan(tmp_path, data, labels, against, alphas):
         np.testing.assert_array_equal(found.codes(name).read(), codes[name])
     if against == "own":
         exact = background.pvalues(data, tail="left", dtype="float64", labels=labels)["head"]
-        for end, values in zip(found.pvalues("head", background, "left"), exact, strict=True):
+        for end, values in zip(found.pvalues("head", "left"), exact, strict=True):
             np.testing.assert_array_equal(end, values)
         rounded = background.pvalues(data, tail="left", labels=labels)["head"]
         stored = [found._store.array(f"ranges/left/head/{end}").read() for end in ("pmin", "pmax")]
@@ -57,8 +57,9 @@ def test_scores_find_the_background_that_was_opened(tmp_path, data):
     background.save(tmp_path / "b")
     found = hpv.score(hpv.open(tmp_path / "b"), data, tmp_path / "s")
     assert found.background().fingerprint == background.fingerprint
+    hpv.score(background, data, tmp_path / "other")
     with pytest.raises(hpv.InputError, match="was not a store; give the path of one"):
-        hpv.score(background, data, tmp_path / "other").background()
+        hpv.open(tmp_path / "other").background()
 
 
 def test_missing_values_are_reported(tmp_path, data):
@@ -75,7 +76,7 @@ def test_another_background_is_refused(tmp_path, data):
     background = hpv.fit(data)
     found = hpv.score(background, data, tmp_path / "s")
     with pytest.raises(hpv.InputError, match="another background"):
-        found.nodes(0, hpv.fit(data, bins=4), *found.kinds[0])
+        found.background(hpv.fit(data, bins=4))
     with pytest.raises(hpv.OutputExistsError, match="background"):
         hpv.score(hpv.fit(data, bins=4), data, tmp_path / "s")
     with pytest.raises(hpv.InputError, match="no scores of"):

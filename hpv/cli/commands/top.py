@@ -12,12 +12,12 @@ from hpv.api.scores import Scores
 from hpv.base.errors import InputError
 from hpv.base.words import quantity
 from hpv.cli.terminal import Terminal, table
+from hpv.scanning.options import choose_kind
 from hpv.store.headers import SCORES
 from hpv.store.reading import open_store
 
 FIRST_NODES = 8
 """Nodes of a layer that are listed in words; all are in the JSON."""
-PREFERRED = ("two-sided", "subset", "higher_criticism")
 
 
 def top(
@@ -35,7 +35,7 @@ def top(
     if n < 1:
         raise InputError(f"--n {n}: give a whole number from 1 on.")
     store = open_scores(scores)
-    kind = choose_kind(store, (tail, form, statistic))
+    kind = choose_kind(store.kinds, tail, form, statistic, scores)
     fitted = store.background(background) if nodes else None
     found = highest(store, kind, n, fitted)
     document = {
@@ -55,16 +55,6 @@ def open_scores(path: str) -> Scores:
     return Scores(open_store(path, SCORES))
 
 
-def choose_kind(scores: Scores, wanted: tuple[str | None, ...]) -> tuple[str, str, str]:
-    """The kind with the given tail, form and statistic; where some are not given, the usual ones or the first."""
-    fitting = [kind for kind in scores.kinds if all(w is None or w == k for w, k in zip(wanted, kind, strict=True))]
-    if not fitting:
-        asked = " ".join(part for part in wanted if part)
-        there = "; ".join(", ".join(dict.fromkeys(names)) for names in zip(*scores.kinds, strict=True))
-        raise InputError(f"{scores.path} has no scores of {asked}; it has {there}. Choose one, or score again.")
-    return max(fitting, key=lambda kind: [k == p for k, p in zip(kind, PREFERRED, strict=True)])
-
-
 def highest(scores: Scores, kind: tuple[str, str, str], n: int, background: Background | None) -> list[dict[str, Any]]:
     """The n samples with the highest scores, best first; equal ones in the order of the samples."""
     found, ids = scores.get(*kind), scores.ids
@@ -77,7 +67,7 @@ def highest(scores: Scores, kind: tuple[str, str, str], n: int, background: Back
         row |= {"score": float(found.score[i]), "alpha": float(found.alpha[i]), "size": int(found.size[i])}
         row |= {"class": int(found.label[i]) if found.label[i] >= 0 else None} if by_class else {}
         if background is not None:
-            row["nodes"] = scores.nodes(i, background, *kind)
+            row["nodes"] = scores.nodes(i, *kind)
         rows.append(row)
     return rows
 
