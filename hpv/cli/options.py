@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
+
+
+def separate(values: Sequence[str] | None) -> list[str] | None:
+    """Names that were given one by one or with commas, each once."""
+    if not values:
+        return None
+    names = list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+    if not names:
+        raise BadParameter("no name is given; give one, or leave the option out.")
+    return names
+
+
+def several(option: str, metavar: str, help: str, **more: Any) -> Any:
+    """An option that can be given again, and that takes commas: a list of all names."""
+    return Option(option, metavar=metavar, help=help, callback=separate, **more)
+
+
+def out(help: str, metavar: str = "OUT") -> Any:
+    """Where a command writes."""
+    return Option("-o", "--out", metavar=metavar, help=help, show_default=False)
+
 
 Activations = Annotated[
     str,
@@ -34,6 +56,12 @@ SchedulerFile = Annotated[
     str | None, Option("--scheduler-file", metavar="FILE", help="The same, by the file that its scheduler wrote.")
 ]
 Workers = Annotated[int | None, Option("--workers", metavar="N", help="Compute in so many processes of this machine.")]
+
+# fit, score and capture
+Layers = Annotated[
+    list[str] | None,
+    several("--layer", "PATTERN", "Names of layers, or patterns with * and ?; again or with commas. Default: all."),
+]
 
 # shards
 ShardOf = Annotated[
@@ -68,22 +96,18 @@ MinClassSize = Annotated[
 # score
 Tails = Annotated[
     list[str] | None,
-    Option("--tail", metavar="TAIL", help="right, left, two-sided; again or with commas for several. Default: all."),
+    several("--tail", "TAIL", "right, left, two-sided; again or with commas for several. Default: all."),
 ]
 Statistics = Annotated[
     list[str] | None,
-    Option("--statistic", metavar="NAME", help="berk_jones, higher_criticism, kolmogorov_smirnov. "
-           "Default: the first two."),
-]  # fmt: skip
+    several("--statistic", "NAME", "berk_jones, higher_criticism, kolmogorov_smirnov. Default: the first two."),
+]
 Forms = Annotated[
     list[str] | None,
-    Option("--form", metavar="FORM", help="subset (the best nodes), whole (the sample). Default: both."),
+    several("--form", "FORM", "subset (the best nodes), whole (the sample). Default: both."),
 ]
 Alphas = Annotated[str, Option("--alphas", metavar="grid|all", help="255 thresholds, or every p-value there is.")]
 AlphaMax = Annotated[float, Option("--alpha-max", metavar="ALPHA", help="Largest threshold, above 0 and up to 1.")]
-Layers = Annotated[
-    list[str] | None, Option("--layer", metavar="NAME", help="Scan this layer; again for more. Default: all.")
-]
 Against = Annotated[
     str | None,
     Option("--against", metavar="own|lowest|pooled", help="Class whose counts answer. Default: own where there are "
@@ -91,12 +115,10 @@ Against = Annotated[
 ]  # fmt: skip
 Keep = Annotated[
     list[str] | None,
-    Option("--keep", metavar="WHAT", help="codes (1 byte per value), ranges (8 per tail), none. Default: codes."),
+    several("--keep", "WHAT", "codes (1 byte per value), ranges (8 per tail), none. Default: codes."),
 ]
 
-# top
-Tail = Annotated[str | None, Option("--tail", metavar="TAIL", help="Default: two-sided, or what there is.")]
-Form = Annotated[str | None, Option("--form", metavar="FORM", help="Default: subset, or what there is.")]
-Statistic = Annotated[
-    str | None, Option("--statistic", metavar="NAME", help="Default: higher_criticism, or what there is.")
-]
+# top: of several names the best that there is
+Tail = Annotated[list[str] | None, several("--tail", "TAIL", "Default: two-sided, or what there is.")]
+Form = Annotated[list[str] | None, several("--form", "FORM", "Default: subset, or what there is.")]
+Statistic = Annotated[list[str] | None, several("--statistic", "NAME", "Default: higher_criticism, or what there is.")]

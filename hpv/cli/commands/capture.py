@@ -9,30 +9,62 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Argument, Option
 
 import hpv
 from hpv.base.errors import DataError, HpvError, InputError
 from hpv.base.words import quantity
+from hpv.cli import options as o
+from hpv.cli.command import command
 from hpv.cli.terminal import Terminal
 
 
+@command("hpv capture mynet:load -o activations.zarr --layer 'features.*,classifier.1'")
 def capture(
     terminal: Terminal,
     *,
-    function: str,
-    out: str,
-    layer: Sequence[str],
-    reduce: Sequence[str] | None,
-    labels: str,
-    device: str | None,
-    overwrite: bool,
+    function: Annotated[
+        str,
+        Argument(
+            metavar="MODULE:FUNCTION",
+            show_default=False,
+            help="Returns (model, batches) or (model, batches, ids). FILE.py:FUNCTION is fine, too.",
+        ),
+    ],
+    out: Annotated[str, o.out("Activation store to write.")],
+    layer: Annotated[
+        list[str],
+        o.several(
+            "--layer",
+            "PATTERN",
+            "Names of modules, or patterns with * and ?; again or with commas for more.",
+            show_default=False,
+        ),
+    ],
+    reduce: Annotated[
+        list[str] | None,
+        o.several(
+            "--reduce",
+            "flatten|mean|max",
+            "What becomes a node: every value, or a channel over all positions. PATTERN=mean for some layers only; "
+            "again or with commas for more. Default: flatten.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str, Option("--labels", metavar="argmax|targets|none", help="The model's class, or that of the batches.")
+    ] = "argmax",
+    device: Annotated[
+        str | None, Option("--device", metavar="DEVICE", help="As torch names it. Default: where the model is.")
+    ] = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
-    """Call the function, run its model on its batches, and say what was stored."""
+    """Run a torch model and store the outputs of its layers."""
     if importlib.util.find_spec("torch") is None:
         raise InputError("hpv capture needs torch, which is not installed: pip install 'hpv[torch]'.")
     options: dict[str, Any] = {
-        "layers": list(layer),
+        "layers": layer,
         "reduce": _reductions(reduce),
         "labels": None if labels == "none" else labels,
     }
@@ -148,7 +180,7 @@ def _blaming(who: str, kind: type[HpvError], work: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        if Path(last.filename).is_relative_to(Path(__file__).parents[1]):
+        if Path(last.filename).is_relative_to(Path(__file__).parents[2]):
             raise  # a mistake of hpv, which needs the whole traceback
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise kind(f"{who} failed: {text} ({last.filename}, line {last.lineno}).") from error

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from hpv.activations.opening import open_activations
-from hpv.api.background import Background
-from hpv.api.scores import Scores
+from typer import Argument
+
 from hpv.base.words import human, quantity
-from hpv.cli.describing import (
-    KINDS,
-    activation_facts,
-    activation_summary,
-    background_facts,
-    background_layers,
-    background_summary,
-    bytes_on_disk,
-    modal_counts,
-    request_text,
-    request_words,
-    scores_facts,
-    scores_summary,
-    summary_header,
-)
+from hpv.cli.command import command
+from hpv.cli.commands.prepared import open_scores
 from hpv.cli.terminal import Terminal
-from hpv.fitting.stored import open_background
-from hpv.store.headers import SCORES
-from hpv.store.reading import open_store
-from hpv.store.shards import shard_state, shards_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def info(terminal: Terminal, *, store: str) -> None:
-    """``hpv info``."""
+@command("hpv info background.zarr")
+def info(
+    terminal: Terminal,
+    *,
+    store: Annotated[str, Argument(metavar="STORE", help="Any store of hpv, Zarr or .npy.", show_default=False)],
+) -> None:
+    """Say what a store holds, also an incomplete one."""
+    from hpv.activations.opening import open_activations
+    from hpv.api.background import Background
+    from hpv.cli.describing import (
+        activation_facts,
+        activation_summary,
+        background_facts,
+        background_layers,
+        background_summary,
+        bytes_on_disk,
+        modal_counts,
+        request_text,
+        request_words,
+        scores_facts,
+        scores_summary,
+        summary_header,
+    )
+    from hpv.fitting.stored import open_background
+
     header = summary_header(store)
     if header is not None and header.get("complete") is not True:
         _show_incomplete(terminal, store, header)
@@ -46,7 +51,7 @@ def info(terminal: Terminal, *, store: str) -> None:
         document = {**background_facts(background), **modal_counts(background)}
         shown = [*background_summary(document), background_layers(document)]
     elif header is not None and header["format"] == "hpv-scores":
-        document = scores_facts(Scores(open_store(store, SCORES)))
+        document = scores_facts(open_scores(store))
         shown = scores_summary(document)
     else:
         document = activation_facts(open_activations(store))
@@ -62,6 +67,9 @@ def info(terminal: Terminal, *, store: str) -> None:
 
 
 def _show_incomplete(terminal: Terminal, store: str, header: Mapping[str, Any]) -> None:
+    from hpv.cli.describing import KINDS, bytes_on_disk, request_text, request_words
+    from hpv.store.shards import shard_state, shards_of
+
     kind, made = KINDS[header["format"]], request_text(header)
     steps = list(_steps(header))
     document = {"store": store, "kind": kind, "complete": False, "bytes_on_disk": bytes_on_disk(store),

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from hpv.activations.layers import Activations
-from hpv.cli.commands.prepared import prepared_fit, prepared_score, report_fill
+from hpv.cli.command import command
+from hpv.cli.commands.prepared import fit_job, report_fill, score_job
 from hpv.cli.terminal import Terminal
-from hpv.walking.plan import Plan
+
+if TYPE_CHECKING:
+    from hpv.fitting.job import FitJob
+    from hpv.scoring.job import ScoreJob
 
 
-def plan_fit(terminal: Terminal, **options: Any) -> None:
-    """``hpv plan fit``."""
-    job = prepared_fit(**options)
-    _show_plan(terminal, job.plan, job.source)
+@command("hpv plan fit activations.zarr --memory 512MiB", prepare=fit_job)
+def plan_fit(terminal: Terminal, prepare: partial[FitJob]) -> None:
+    """What hpv fit with these options would read, write and need."""
+    _show(terminal, prepare())
 
 
-def plan_score(terminal: Terminal, *, background: str, **options: Any) -> None:
-    """``hpv plan score``."""
-    job = prepared_score(background, **options)
-    _show_plan(terminal, job.plan, job.source)
+@command("hpv plan score background.zarr new.zarr --keep codes,ranges", prepare=score_job)
+def plan_score(terminal: Terminal, prepare: partial[ScoreJob]) -> None:
+    """What hpv score with these options would read, write and need."""
+    _show(terminal, prepare())
 
 
-def _show_plan(terminal: Terminal, plan: Plan, source: Activations) -> None:
-    report_fill(terminal, source)
-    terminal.result({"command": "plan", **plan.as_json()}, str(plan))
+def _show(terminal: Terminal, job: FitJob | ScoreJob) -> None:
+    report_fill(terminal, job.source)
+    terminal.result({"command": "plan", **job.plan.as_json()}, str(job.plan))

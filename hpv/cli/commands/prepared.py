@@ -1,74 +1,124 @@
-"""The job that the options of a command ask for."""
+"""What the options ask for that commands share: a family of options is a function, and what it returns is asked for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from hpv.activations.layers import Activations
 from hpv.base.errors import InputError, StoreError
 from hpv.base.words import quantity
-from hpv.cli.clusters import cluster
+from hpv.cli import options as o
+from hpv.cli.command import Given
 from hpv.cli.terminal import Terminal
-from hpv.fitting.job import FitJob, prepare_fit
-from hpv.fitting.stored import open_background
-from hpv.scoring.job import ScoreJob, prepare_score
-from hpv.walking.shards import Shard
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpv.activations.layers import Activations
+    from hpv.api.scores import Scores
+    from hpv.fitting.job import FitJob
+    from hpv.scoring.job import ScoreJob
+    from hpv.walking.shards import Shard
 
 
-def output_of_shard(options: dict[str, Any]) -> AbstractContextManager[None]:
-    """Where to compute, taken out of the options; entered before the work is planned: it may be that of other GPUs."""
-    given = {name: options.pop(name) for name in ("scheduler", "scheduler_file", "workers")}
-    return cluster(**given, threads=options["threads"], backend=options["backend"])
-
-
-def prepared_fit(*, pilot: str, edges: str | None, labels: str | None, **options: Any) -> FitJob:
+def fit_job(
+    given: Given,
+    *,
+    activations: o.Activations,
+    bins: o.Bins = 32,
+    binning: o.Binning = "balanced",
+    modal_fraction: o.ModalFraction = "1/10",
+    pilot: o.Pilot = "auto",
+    edges: o.Edges = None,
+    layer: o.Layers = None,
+    by_class: o.ByClass = False,
+    labels: o.Labels = None,
+    min_class_size: o.MinClassSize = 100,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    backend: o.Backend = "auto",
+) -> FitJob:
     """The fit that these options ask for, planned."""
+    from hpv.fitting.job import prepare_fit
+    from hpv.fitting.stored import open_background
+
+    for other in ("bins", "binning", "modal_fraction", "pilot") if edges is not None else ():
+        if other in given:
+            raise InputError(f"edges: the edges are given, leave out {other}=.")
     return prepare_fit(
+        activations,
+        bins=bins,
+        binning=binning,
+        modal_fraction=modal_fraction,
         pilot=_pilot(pilot),
         edges=None if edges is None else open_background(edges),
+        layers=layer,
+        by_class=by_class,
         labels=None if labels is None else read_labels(labels),
-        **options,
+        min_class_size=min_class_size,
+        memory=memory,
+        threads=threads,
+        backend=backend,
     )
 
 
-def prepared_score(
-    background: str,
+def score_job(
     *,
-    tail: Sequence[str] | None,
-    statistic: Sequence[str] | None,
-    form: Sequence[str] | None,
-    layer: Sequence[str] | None,
-    labels: str | None,
-    keep: Sequence[str] | None,
-    **options: Any,
+    background: o.BackgroundPath,
+    activations: o.Activations,
+    tail: o.Tails = None,
+    statistic: o.Statistics = None,
+    form: o.Forms = None,
+    alphas: o.Alphas = "grid",
+    alpha_max: o.AlphaMax = 0.5,
+    layer: o.Layers = None,
+    labels: o.Labels = None,
+    against: o.Against = None,
+    keep: o.Keep = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    backend: o.Backend = "auto",
 ) -> ScoreJob:
     """The score that these options ask for, planned."""
+    from hpv.fitting.stored import open_background
+    from hpv.scoring.job import prepare_score
+
     # Lists that are not given leave the defaults to the library.
-    given = {"tails": tail, "statistics": statistic, "forms": form}
-    options |= {name: separate(values) for name, values in given.items() if values}
+    lists: dict[str, Any] = {"tails": tail, "statistics": statistic, "forms": form, "keep": _to_keep(keep)}
     return prepare_score(
         open_background(background),
-        layers=list(layer) if layer else None,
+        activations,
+        alphas=alphas,
+        alpha_max=alpha_max,
+        layers=layer,
         labels=None if labels is None else read_labels(labels),
-        keep=names_to_keep(keep),
-        **options,
+        against=against,
+        memory=memory,
+        threads=threads,
+        backend=backend,
+        **{name: names for name, names in lists.items() if names is not None},
     )
 
 
-def separate(values: Sequence[str]) -> list[str]:
-    """Values that were given one by one or with commas, each once."""
-    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
+def computing(
+    *,
+    threads: o.Threads = None,
+    backend: o.Backend = "auto",
+    scheduler: o.Scheduler = None,
+    scheduler_file: o.SchedulerFile = None,
+    workers: o.Workers = None,
+) -> AbstractContextManager[None]:
+    """Where to compute; entered before the work is planned: it may be that of other GPUs."""
+    from hpv.cli.clusters import cluster
+
+    return cluster(scheduler, scheduler_file, workers, threads=threads, backend=backend)
 
 
-def names_to_keep(values: Sequence[str] | None) -> tuple[str, ...]:
-    """What ``--keep`` names, each once; nothing for ``none``."""
-    named = tuple(separate(values or ["codes"]))
-    return () if named == ("none",) else named
+def _to_keep(names: Sequence[str] | None) -> Sequence[str] | None:
+    """What ``--keep`` names; nothing for ``none``."""
+    return () if names == ["none"] else names
 
 
 def _pilot(text: str) -> int | Literal["auto"] | None:
@@ -81,6 +131,8 @@ def _pilot(text: str) -> int | Literal["auto"] | None:
 
 def read_labels(path: str) -> np.ndarray:
     """One integer per sample, from an .npy file or lines of text."""
+    import numpy as np
+
     wanted = "give an .npy file, or text with one integer per line and sample."
     try:
         if path.endswith(".npy"):
@@ -95,6 +147,15 @@ def read_labels(path: str) -> np.ndarray:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}|", line):
             raise InputError(f"--labels {path}: line {number} is {line[:40]!r}; {wanted}")
     return np.array([int(line) for line in lines if line], np.int64)
+
+
+def open_scores(path: str) -> Scores:
+    """The scores at a path."""
+    from hpv.api.scores import Scores
+    from hpv.store.headers import SCORES
+    from hpv.store.reading import open_store
+
+    return Scores(open_store(path, SCORES))
 
 
 def shard_of(part: Shard | None) -> dict[str, Any]:

@@ -7,16 +7,21 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
-from hpv.activations.layers import Activations
-from hpv.backends.choosing import check_name
 from hpv.base.errors import InputError
 from hpv.base.words import MIB
-from hpv.cli.commands.prepared import prepared_fit, prepared_score
+from hpv.cli import options as o
+from hpv.cli.command import Given, command
+from hpv.cli.commands.prepared import fit_job, score_job
 from hpv.cli.terminal import Terminal
-from hpv.walking.plan import Plan
-from hpv.walking.shards import cut_shard
+
+if TYPE_CHECKING:
+    from hpv.activations.layers import Activations
+    from hpv.fitting.job import FitJob
+    from hpv.scoring.job import ScoreJob
+    from hpv.walking.plan import Plan
 
 MEMORY, CPUS = "2GiB", 4
 """Where they are not given: a login node says nothing about the nodes of the cluster."""
@@ -90,38 +95,63 @@ class Array:
     shards: int
     time: str
     partition: str | None
-    backend: str
-    """Of the nodes; the one where this script is printed need not have it."""
 
     def check(self, source: Activations) -> None:
         """Refuse what every shard would refuse."""
-        check_name(self.backend)
+        from hpv.walking.shards import cut_shard
+
         if self.shards < 1:
             raise InputError(f"--shards {self.shards}: give a whole number from 1 on.")
         cut_shard(source, f"1/{self.shards}")
 
 
-def fit(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
-        memory: str | None, threads: int | None, backend: str, **options: Any) -> None:  # fmt: skip
-    """``hpv slurm fit``."""
-    array = Array(given, out, shards, time, partition, backend)
-    job = prepared_fit(memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
+def array_of_jobs(
+    given: Given,
+    *,
+    out: Annotated[str, o.out("Store to write.")],
+    shards: o.Shards,
+    time: o.Time = "04:00:00",
+    partition: o.Partition = None,
+) -> Array:
+    """The array that these options ask for."""
+    ours = ("shards", "time", "partition", "threads", "json")
+    return Array([part for name in given if name not in ours for part in given[name]], out, shards, time, partition)
+
+
+@command(
+    "hpv slurm fit activations.zarr -o background.zarr --shards 16 > fit.sh; bash fit.sh",
+    array=array_of_jobs, prepare=fit_job,
+)  # fmt: skip
+def slurm_fit(terminal: Terminal, array: partial[Array], prepare: partial[FitJob]) -> None:
+    """Print the script of hpv fit with these options; bash submits it."""
+    job = _prepared(array(), prepare)
+    _show(terminal, "fit", array(), job.plan, prepare.keywords, STATES * job.plan.bytes_written)
+
+
+@command(
+    "hpv slurm score background.zarr new.zarr -o scores.zarr --shards 16 > score.sh",
+    array=array_of_jobs, prepare=score_job,
+)  # fmt: skip
+def slurm_score(terminal: Terminal, array: partial[Array], prepare: partial[ScoreJob]) -> None:
+    """Print the script of hpv score with these options; bash submits it."""
+    job = _prepared(array(), prepare)
+    _show(terminal, "score", array(), job.plan, prepare.keywords)
+
+
+def _prepared(array: Array, prepare: partial[Any]) -> Any:
+    """The job of all shards, planned here; the node where this script is printed need not have its backend."""
+    from hpv.backends.choosing import check_name
+
+    asked = prepare.keywords
+    check_name(asked["backend"])
+    job = prepare(memory=asked["memory"] or MEMORY, threads=asked["threads"] or CPUS, backend="cpu")
     array.check(job.source)
-    _show(terminal, "fit", array, job.plan, memory, STATES * job.plan.bytes_written)
+    return job
 
 
-def score(terminal: Terminal, *, given: Sequence[str], out: str, shards: int, time: str, partition: str | None,
-          background: str, memory: str | None, threads: int | None, backend: str,
-          **options: Any) -> None:  # fmt: skip
-    """``hpv slurm score``."""
-    array = Array(given, out, shards, time, partition, backend)
-    job = prepared_score(background, memory=memory or MEMORY, threads=threads or CPUS, backend="cpu", **options)
-    array.check(job.source)
-    _show(terminal, "score", array, job.plan, memory)
-
-
-def _show(terminal: Terminal, command: str, array: Array, plan: Plan, memory: str | None, least: int = 0) -> None:
+def _show(terminal: Terminal, command: str, array: Array, plan: Plan, asked: dict[str, Any], least: int = 0) -> None:
     """Print the script, or with --json its parts as well."""
+    memory, on_gpu = asked["memory"], asked["backend"] == "cuda"
     needed = max(plan.memory + plan.memory // MARGIN, least) + IMPORTS
     mem = -(-needed // STEP) * STEP // MIB
     # Threads follow from --cpus-per-task, so that there is one place to change them.
@@ -130,7 +160,7 @@ def _show(terminal: Terminal, command: str, array: Array, plan: Plan, memory: st
     script = TEMPLATE.format(
         title=f"hpv {command}", command=command, shards=array.shards, cpus=plan.threads, mem=mem, time=array.time,
         partition=f"#SBATCH --partition={array.partition}\n" if array.partition else "##SBATCH --partition=NAME\n",
-        gpu="--gres=gpu:1 " if array.backend == "cuda" else "",
+        gpu="--gres=gpu:1 " if on_gpu else "",
         chdir=_quoted(os.getcwd()), folder=shlex.quote(os.getcwd()), logs=LOGS, memory=memory or MEMORY,
         hpv=shlex.join(hpv), run=shlex.join(run), merge=shlex.join(merge),
     )  # fmt: skip
@@ -140,7 +170,7 @@ def _show(terminal: Terminal, command: str, array: Array, plan: Plan, memory: st
         "array": f"1-{array.shards}",
         "cpus": plan.threads,
         "mem": f"{mem}M",
-        "gpus": int(array.backend == "cuda"),
+        "gpus": int(on_gpu),
         "time": array.time,
         "run": [*hpv, *run, "--shard", f"I/{array.shards}"],
         "merge": [*hpv, *merge],

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+from typer import Option
 
-from hpv.api.background import Background
-from hpv.api.scores import Scores
 from hpv.base.errors import InputError
 from hpv.base.words import quantity
+from hpv.cli import options as o
+from hpv.cli.command import command
+from hpv.cli.commands.prepared import open_scores
 from hpv.cli.terminal import Terminal, table
-from hpv.scanning.options import choose_kind
-from hpv.store.headers import SCORES
-from hpv.store.reading import open_store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hpv.api.scores import Scores
+    from hpv.scanning.options import ScanKind
 
 FIRST_NODES = 8
 """Nodes of a layer that are listed in words; all are in the JSON."""
 
 
+@command("hpv top scores.zarr --n 5 --tail left --nodes")
 def top(
     terminal: Terminal,
     *,
-    scores: str,
-    n: int,
-    tail: str | None,
-    form: str | None,
-    statistic: str | None,
-    nodes: bool,
-    background: str | None,
+    scores: o.ScoresPath,
+    n: Annotated[int, Option("--n", "-n", metavar="N", help="How many samples.")] = 20,
+    tail: o.Tail = None,
+    form: o.Form = None,
+    statistic: o.Statistic = None,
+    nodes: Annotated[bool, Option("--nodes", help="Which nodes are anomalous, layer by layer.")] = False,
+    background: Annotated[
+        str | None,
+        Option("--background", metavar="BACKGROUND", help="For --nodes. Default: where it was when it was used."),
+    ] = None,
 ) -> None:
-    """``hpv top``."""
+    """Show the highest scores, and the nodes behind them."""
+    from hpv.scanning.options import choose_kind
+
     if n < 1:
         raise InputError(f"--n {n}: give a whole number from 1 on.")
     store = open_scores(scores)
     kind = choose_kind(store.kinds, tail, form, statistic, scores)
-    fitted = store.background(background) if nodes else None
-    found = highest(store, kind, n, fitted)
+    if nodes:
+        store.background(background)
+    found = highest(store, kind, n, nodes)
     document = {
         "command": "top",
         "scores": scores,
@@ -50,15 +61,10 @@ def top(
     terminal.result(document, heading, _table(found), *_node_lines(found))
 
 
-def open_scores(path: str) -> Scores:
-    """The scores at a path."""
-    return Scores(open_store(path, SCORES))
-
-
-def highest(scores: Scores, kind: tuple[str, str, str], n: int, background: Background | None) -> list[dict[str, Any]]:
+def highest(scores: Scores, kind: ScanKind, n: int, nodes: bool) -> list[dict[str, Any]]:
     """The n samples with the highest scores, best first; equal ones in the order of the samples."""
     found, ids = scores.get(*kind), scores.ids
-    order = np.argsort(-found.score, kind="stable")[:n]
+    order = (-found.score).argsort(kind="stable")[:n]
     by_class = scores.attributes.get("against") != "pooled"
     rows = []
     for rank, i in enumerate((int(i) for i in order), start=1):
@@ -66,7 +72,7 @@ def highest(scores: Scores, kind: tuple[str, str, str], n: int, background: Back
         row |= {} if ids is None else {"id": ids[i]}
         row |= {"score": float(found.score[i]), "alpha": float(found.alpha[i]), "size": int(found.size[i])}
         row |= {"class": int(found.label[i]) if found.label[i] >= 0 else None} if by_class else {}
-        if background is not None:
+        if nodes:
             row["nodes"] = scores.nodes(i, *kind)
         rows.append(row)
     return rows
