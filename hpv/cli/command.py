@@ -76,9 +76,9 @@ def _bound(function: Callable[..., Any], values: Mapping[str, Any], given: Given
 
 
 def _given(context: typer.Context) -> dict[str, list[str]]:
-    """What was given on the command line."""
+    """What was given on the command line, arguments before options."""
     arguments: dict[str, list[str]] = {}
-    for parameter in context.command.params:
+    for parameter in sorted(context.command.params, key=lambda one: one.param_type_name != "argument"):
         name = parameter.name or ""
         source = context.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE":
