@@ -355,9 +355,9 @@ def _refuse_patterns(layers: Any, background: BackgroundState) -> None:
 def _names(background: BackgroundState, layers: Any) -> dict[str, str]:
     """Layer of the background by that of the model."""
     given = dict(layers) if isinstance(layers, Mapping) else {name: name for name in background.layers}
-    names = {theirs: ours for ours, theirs in given.items()}
+    names = {module: layer for layer, module in given.items()}
     if len(names) < len(given):
-        twice = next(theirs for ours, theirs in given.items() if names[theirs] != ours)
+        twice = next(module for layer, module in given.items() if names[module] != layer)
         raise InputError(f"layers: {twice} is given for two layers of the background; give each its own.")
     return names
 

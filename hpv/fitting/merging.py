@@ -92,11 +92,11 @@ class SumCheckpoint:
         if not kept:
             return 1, first
 
-        def state(layer: str, ours: LayerState) -> LayerState:
+        def summed(layer: str, first: LayerState) -> LayerState:
             arrays = (self.output.take(_sum_in(kept["place"], layer, name)) for name in STATE_ARRAYS[1:])
-            return LayerState(ours.float_format, ours.edges, *arrays)
+            return LayerState(first.float_format, first.edges, *arrays)
 
-        layers = {name: state(name, ours) for name, ours in first.layers.items()}
+        layers = {name: summed(name, state) for name, state in first.layers.items()}
         samples = self.output.take(f"{SCRATCH}/{kept['place']}/samples")
         classes = None if first.classes is None else self.output.take(f"{SCRATCH}/{kept['place']}/classes")
         return kept["parts"], replace(first, layers=layers, samples=samples, classes=classes, path=None)

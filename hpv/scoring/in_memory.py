@@ -37,12 +37,14 @@ def encode(background: BackgroundState, x: Any, out: Any, backend: str = "auto")
     """Codes of all values, a mapping from layer to them where the activations are one; see `hpv.Background.encode`."""
     source = open_activations(x)
     chosen, results = get_backend(backend, source.values, source.on_device), {}
-    for name, theirs in check_layers(background, source).items():
-        layer = source.layers[theirs]
-        codes = _result(_given(out, source, theirs), layer, chosen, np.dtype(np.uint8), f"out of layer {theirs}")
+    for name, source_name in check_layers(background, source).items():
+        layer = source.layers[source_name]
+        codes = _result(
+            _output_for(out, source, source_name), layer, chosen, np.dtype(np.uint8), f"out of layer {source_name}"
+        )
         for tile in _tiles(layer):
             _encode_tile(background, name, layer, tile, codes, chosen)
-        results[theirs] = codes
+        results[source_name] = codes
     return _answer(results, source)
 
 
@@ -58,9 +60,9 @@ def _encode_tile(
             backend.encode(coder, block.bits, block.first, codes[rows])
         else:
             shape = rows.stop - rows.start, width
-            part = _space(block, layer, buffers, "codes", shape, codes.dtype)
+            part = _scratch(block, layer, buffers, "codes", shape, codes.dtype)
             backend.encode(coder, block.bits, block.first, part)
-            _put(part, codes, rows, tile)
+            _copy_into(part, codes, rows, tile)
 
     _walk(layer, tile, buffers, work)
 
@@ -78,9 +80,9 @@ def pvalues(
             raise InputError("labels: the background has no classes; fit it with by_class=True, or leave labels out.")
         reference = background.reference_of(check_labels(labels, source.samples))
     chosen, results = get_backend(backend, source.values, source.on_device), {}
-    for name, theirs in check_layers(background, source).items():
-        layer = source.layers[theirs]
-        given, what = _given(out, source, theirs), f"out of layer {theirs}"
+    for name, source_name in check_layers(background, source).items():
+        layer = source.layers[source_name]
+        given, what = _output_for(out, source, source_name), f"out of layer {source_name}"
         if given is None:
             given = None, None
         elif not isinstance(given, Sequence | np.ndarray) or len(given) != 2:
@@ -88,7 +90,7 @@ def pvalues(
         pair = tuple(_result(one, layer, chosen, kind, what) for one in given)
         for tile in _tiles(layer):
             _fill_ranges(background, name, layer, tile, tail, reference, pair, kind, chosen)
-        results[theirs] = pair
+        results[source_name] = pair
     return _answer(results, source)
 
 
@@ -121,20 +123,22 @@ def _fill_ranges(
         for piece in in_steps(slice(0, rows.stop - rows.start), coded_samples(width)):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
             shape = (piece.stop - piece.start, width)
-            parts = tuple(_space(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
+            parts = tuple(_scratch(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
             backend.ranges(coder, ranges, block.bits[piece], block.first, reference[at], codes, parts)
             for part, whole in zip(parts, pair, strict=True):
-                _put(part, whole, at, tile)
+                _copy_into(part, whole, at, tile)
 
     _walk(layer, tile, buffers, work)
 
 
-def _space(block: Block, layer: Layer, buffers: Buffers, purpose: str, shape: tuple[int, int], dtype: np.dtype) -> Any:
+def _scratch(
+    block: Block, layer: Layer, buffers: Buffers, purpose: str, shape: tuple[int, int], dtype: np.dtype
+) -> Any:
     """An array for the results of a block, beside it."""
     return buffers.get(purpose, shape, dtype) if isinstance(block.bits, np.ndarray) else layer.empty(shape, dtype)
 
 
-def _put(part: Any, whole: Any, rows: slice, nodes: slice) -> None:
+def _copy_into(part: Any, whole: Any, rows: slice, nodes: slice) -> None:
     """Results of some nodes into those of all."""
     if isinstance(whole, np.ndarray):
         whole[rows, nodes] = part
@@ -195,7 +199,7 @@ def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, sl
         each_part(part, layer.shape[0], tile.stop - tile.start, layer.float_format.key.itemsize, layer.in_memory, None)
 
 
-def _given(out: Any, source: Activations, layer: str) -> Any:
+def _output_for(out: Any, source: Activations, layer: str) -> Any:
     """What of ``out`` is for this layer."""
     if out is None:
         return None

@@ -31,11 +31,11 @@ def check_layers(background: BackgroundState, source: Activations) -> dict[str, 
                 f"{', '.join(source.layers)}. Give these layers, or choose among the background's with layers=."
             )
         source_layers = {name: name for name in names}
-    for name, theirs in source_layers.items():
-        state, layer = background.layers[name], source.layers[theirs]
+    for name, source_name in source_layers.items():
+        state, layer = background.layers[name], source.layers[source_name]
         if layer.shape[1] != state.nodes:
             raise InputError(
-                f"layer {theirs}: {quantity(layer.shape[1], 'node')}, but the background has {state.nodes}; "
+                f"layer {source_name}: {quantity(layer.shape[1], 'node')}, but the background has {state.nodes}; "
                 "give activations of the same layer of the same network."
             )
     return source_layers

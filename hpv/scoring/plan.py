@@ -44,12 +44,12 @@ def plan_score(
     held = background.state_bytes + tallies
     usable = within_room(usable_bytes(budget, background.state_bytes, "the background", tallies), room)
     per_node = {}
-    for name, theirs in source_layers.items():
+    for name, source_name in source_layers.items():
         entries = background.layers[name].edges.shape[1] + 4
-        itemsize = source.layers[theirs].float_format.key.itemsize
+        itemsize = source.layers[source_name].float_format.key.itemsize
         per_node[name] = (1 + len(background.large_classes)) * entries * (8 * 4 + tails * 4) + entries * itemsize * 2
     tables = sum(each * background.layers[name].nodes for name, each in per_node.items())
-    layers = [source.layers[theirs] for theirs in source_layers.values()]
+    layers = [source.layers[source_name] for source_name in source_layers.values()]
     most, nodes = max(largest // workers, 1), sum(one.shape[1] for one in layers)
     every = Needs(
         0,
