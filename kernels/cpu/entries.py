@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.lanes import INT64, Lanes, address_of, lanes_of, load, splat, store
-from hpv.kernels.cpu.registers import compress, compresses_bytes
+from hpv.kernels.cpu.registers import compress
 from hpv.kernels.cpu.stacks import ROWS, each, load_rows, stack_of
 from hpv.kernels.rules import NAN_CODE
 
@@ -126,10 +126,7 @@ def mark_nan_level(typing: Any, levels: Any, codes: Any, level: Any) -> Any:
 
 @intrinsic
 def append_below(typing: Any, buffer: Any, step: Any, sizes: Any, levels: Any, most: Any) -> Any:
-    """Append to the piece of every sample in a buffer, ``step`` apart, its levels that are not ``most``.
-
-    Where the processor cannot leave bytes out, all are appended.
-    """
+    """Append to the piece of every sample in a buffer, ``step`` apart, its levels that are not ``most``."""
     signature = types.void(buffer, step, sizes, levels, most)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -138,11 +135,9 @@ def append_below(typing: Any, buffer: Any, step: Any, sizes: Any, levels: Any, m
         limit = splat(builder, lanes, most)
         for q in range(ROWS):
             level = builder.extract_value(levels, q)
-            count = INT64(lanes.count)
-            if compresses_bytes(context):
-                mask = builder.icmp_unsigned("!=", level, limit)
-                count = builder.ctpop(builder.bitcast(mask, INT64))
-                level = compress(builder, lanes, level, mask)
+            mask = builder.icmp_unsigned("!=", level, limit)
+            count = builder.ctpop(builder.bitcast(mask, INT64))
+            level = compress(builder, lanes, level, mask)
             place = address_of(context, builder, signature.args[2], sizes, INT64(q))
             size = builder.load(place, typ=INT64)
             offset = builder.add(size, builder.mul(step, step.type(q)))

@@ -30,7 +30,7 @@ from hpv.kernels.cpu.lanes import (
     stream,
     transpose,
 )
-from hpv.kernels.cpu.registers import has_registers, looks_up_in_registers, pick_entry, pick_from_memory
+from hpv.kernels.cpu.registers import looks_up_in_registers, pick_entry
 from hpv.kernels.cpu.stacks import padded_rows
 from hpv.kernels.cpu.tiles import COLLECTED, GROUP, pack_tile, present_rows, space_of_thread
 from hpv.kernels.cpu.trees import plant_trees, search_tile
@@ -118,18 +118,14 @@ def look_up_square(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         codes, at, tables, start, _, lines, to, width = arguments
-        native, square = has_registers(context), []
+        square, vectors = [], range(0, entries, lanes.count)
         for q in range(lanes.count):
             offset = builder.add(at, at.type(q * GROUP))
             place = load(builder, address_of(context, builder, signature.args[0], codes, offset), Lanes(8, lanes.count))
             place = builder.and_(builder.zext(place, lanes.llvm), lanes.constant(entries - 1))
             first = address_of(context, builder, signature.args[2], tables, builder.add(start, start.type(q * entries)))
-            if native:
-                vectors = range(0, entries, lanes.count)
-                table = [load(builder, builder.gep(first, [start.type(v)]), lanes) for v in vectors]
-                square.append(pick_entry(builder, lanes, table, place))
-            else:
-                square.append(pick_from_memory(builder, lanes, first, place))
+            table = [load(builder, builder.gep(first, [start.type(v)]), lanes) for v in vectors]
+            square.append(pick_entry(builder, lanes, table, place))
         for q, sample in enumerate(transpose(builder, square)):
             offset = builder.add(to, builder.mul(width, width.type(q)))
             store(builder, address_of(context, builder, signature.args[5], lines, offset), sample)

@@ -4,8 +4,8 @@ A *tally* says how many nodes of a sample fall at each level of significance; le
 smallest one with pmax <= threshold. Two more entries follow the thresholds: nodes above all of them, and nodes
 without a p-value. Tallies of disjoint sets of nodes add up.
 
-From codes, levels that fit into a byte are found by comparing codes with 0, 1, 2, ..., 64 nodes at once; others are
-looked up. From many values at once, codes and levels are found in registers where the processor can look up bytes.
+Levels are looked up in memory, or, if they fit into bytes and the processor has an instruction that leaves bytes out,
+found 64 at once: from codes by comparing them with 0, 1, 2, ..., from many values at once in registers.
 
 Shapes: s = samples, n = nodes, c = classes, t = entries of a node's table (codes 0..t-2, the last one for NaN),
 g = thresholds, l = 64 lanes, b = ceil(n / l), r = chosen rows, filled up with -1, v = tables of levels (tails),
@@ -242,7 +242,7 @@ def keep_below(typing: Any, items: Any, at: Any, most: Any, kept: Any, to: Any) 
 
 def make_levels(table: np.ndarray, thresholds: int) -> Levels:
     """Lay out levels (c, n, t); ``thresholds + 1`` stands for no p-value."""
-    without = nodes_without(table, thresholds)
+    without = nodes_without(table, thresholds) if looks_up_bytes_in_registers() else None
     if without is None or table.shape[2] - 1 > MOST_CODES:
         return Levels(table, None, np.empty((0, 0), np.uint8))
     packed = pack_entries(np.where(without[:, :, None], 0, table[:, :, :-1]).astype(np.uint8), LANE_BYTES)

@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 from hpv.kernels.cpu.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
 from hpv.kernels.cpu.lanes import (
-    INT64,
     LANE_BYTES,
     address_of,
     aligned,
@@ -24,8 +23,6 @@ from hpv.kernels.cpu.lanes import (
     lanes_of,
     line_start,
     load,
-    load_lanes,
-    splat,
     store_lanes,
     stream,
 )
@@ -45,8 +42,6 @@ from hpv.kernels.rules import NAN_CODE
 
 # Depths of search trees: a kernel is compiled for each depth that is used.
 DEPTHS = (6, 7, 8)
-# Search trees whose edges are few enough to be counted by comparing codes.
-SHALLOW = 6
 # Nodes whose codes are counted by turns.
 TURNS = 8
 # Arrays of codes larger than this are written past the caches.
@@ -82,7 +77,7 @@ def make_trees(edges: np.ndarray, infinity: int) -> Trees:
 
 
 class _ByTree(Accumulation):
-    """A counter for each code, or for each code or a higher one."""
+    """A counter for each code."""
 
     def __init__(self, counter: Trees, dtype: np.dtype) -> None:
         nodes = len(counter.trees)
@@ -91,16 +86,13 @@ class _ByTree(Accumulation):
         self.part = aligned((nodes, 1 << len(counter.levels)), np.uint16, 0)
 
     def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        what = (self.counter.edges, *self.counter[:2], self.counter.infinity)
+        what = (*self.counter[:2], self.counter.infinity)
         state = (space_of_thread(bits.dtype), self.part.reshape(-1), self.lowest, self.highest)
         count_many(bits, first, len(self.counter.trees), padded_rows(rows, GROUP), *what, *state)
 
     def empty(self) -> None:
         # The highest code is NaN's.
-        if len(self.counter.levels) <= SHALLOW:
-            above = self.part[:, :-1].astype(np.int64) - self.part[:, -1:]
-        else:
-            above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
+        above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
         self.counted += above[:, 0]
         self.survivors += above[:, 1 : self.counter.edges + 1]
         self.part[:] = 0
@@ -212,18 +204,6 @@ def mark_nan(typing: Any, codes: Any, levels: Any) -> Any:
 
 
 @intrinsic
-def count_from(typing: Any, codes: Any, code: Any) -> Any:
-    """How many of the codes are ``code`` or more."""
-    signature = types.int64(codes, code)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        reached = builder.icmp_unsigned(">=", arguments[0], splat(builder, BYTES, arguments[1]))
-        return builder.ctpop(builder.bitcast(reached, INT64))
-
-    return signature, generate
-
-
-@intrinsic
 def extremes(typing: Any, keys: Any, at: Any) -> Any:
     """The lowest of GROUP keys and the highest of the keys + 1, which wraps NaN around to the lowest integer."""
     lanes = lanes_of(keys)
@@ -294,12 +274,11 @@ def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start)
 
 
 @kernel
-def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, counters, lowest, highest):
+def count_many(bits, first, nodes, rows, trees, levels, infinity, space, counters, lowest, highest):
     # (s, N), (r,), (n, t) -> (n * e,), (n,), (n,)
-    """Add the chosen rows, -1 as NaN, to the counters, and to the extremes (key, key + 1).
+    """Add the chosen rows, -1 as NaN, to the counters of each code, and to the extremes (key, key + 1).
 
-    Counters of a shallow tree say how often each code or a higher one occurs, those of a deep one
-    how often each code does. They have 16 bits: at most 65,535 rows between two times that they are emptied.
+    Counters have 16 bits: at most 65,535 rows between two times that they are emptied.
     """
     line = space.keys.shape[1]
     codes = space.codes.reshape(-1)
@@ -314,26 +293,11 @@ def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, 
                 lowest[j + c] = min(lowest[j + c], low)
                 highest[j + c] = max(highest[j + c], high)
             part = counters[j * entries : (j + width) * entries]
-            if len(levels) <= SHALLOW:
-                add_shallow(codes, width, edges, entries, part)
-            else:
-                add_deep(codes, width, np.uint64(entries), part)
+            add_codes(codes, width, np.uint64(entries), part)
 
 
 @kernel
-def add_shallow(codes, width, edges, entries, counters):
-    """Comparisons, each of a whole group."""
-    for c in range(width):
-        found = load_lanes(codes, c * GROUP)
-        at = c * entries
-        counters[at] += GROUP
-        for k in range(1, edges + 1):
-            counters[at + k] += count_from(found, k)
-        counters[at + entries - 1] += count_from(found, entries - 1)
-
-
-@kernel
-def add_deep(codes, width, entries, counters):
+def add_codes(codes, width, entries, counters):
     """A counter for each code; nodes by turns, because a counter that has just been written is slow to read again."""
     last = entries - np.uint64(1)
     for c0 in range(0, width, TURNS):
