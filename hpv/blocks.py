@@ -12,7 +12,7 @@ from hpv import streaming
 from hpv.buffers import Buffers
 from hpv.resources import thread_count
 from hpv.sources import Layer
-from hpv.tiling import block_samples
+from hpv.tiling import LARGEST_IN_MEMORY, block_samples
 
 SMALL = 2**18
 """Values that one thread has done before others would have started."""
@@ -35,6 +35,16 @@ def in_place(layer: Layer, rows: slice) -> np.ndarray | None:
         return None
     whole = layer.read(rows, slice(0, layer.shape[1]))
     return writable_view(whole, layer.form.key) if whole.flags.c_contiguous else None
+
+
+def threads_in_place(layer: Layer, values: int, threads: int | None = None) -> int:
+    """Threads that a single caller could give to the work on so many values of a layer, all at once.
+
+    1 where blocks must be read first, and for much work: threads of ours take a block after the other, so that none
+    waits for one whose processor is busy.
+    """
+    some = SMALL <= values <= LARGEST_IN_MEMORY // layer.form.key.itemsize
+    return thread_count(threads) if some and in_place(layer, slice(0, 0)) is not None else 1
 
 
 def read_block(layer: Layer, rows: slice, tile: slice, buffers: Buffers) -> Block:

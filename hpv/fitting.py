@@ -14,7 +14,7 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import Backend, Counted, check_name, get_backend
 from hpv.background import Background, LayerState, count_dtype, layer_edges
-from hpv.blocks import read_block
+from hpv.blocks import read_block, threads_in_place
 from hpv.errors import DataError, HpvError, InputError
 from hpv.floats import FloatFormat, convert_keys
 from hpv.pilot import Edges, LayerEdges, Rule, check_edges
@@ -374,20 +374,24 @@ def _count_segment(
     width = (tile.stop - tile.start) * layer.form.key.itemsize
 
     threads = min(ready.plan.threads, -(-(segment.stop - segment.start) // plan.least))
-    parts = streaming.Queue(segment, plan.block, plan.least, threads, streaming.CHECKPOINT_SECONDS)
-
+    # Classes are told apart by threads that call; without them the loops have threads of their own.
+    values = (segment.stop - segment.start) * (tile.stop - tile.start)
+    inside = threads_in_place(layer, values, threads) if classes == 1 else 1
     done: list[slice] = []
+    with ready.backend.one_caller(inside) as inside:
+        threads = threads if inside == 1 else 1
+        parts = streaming.Queue(segment, plan.block, plan.least, threads, streaming.CHECKPOINT_SECONDS)
 
-    def task(_: int) -> Counted:
-        accumulator = ready.backend.start_counts(counter, classes, layer.form)
-        for part in parts:
-            block = read_block(layer, part, tile, buffers)
-            ready.backend.add_counts(accumulator, block.bits, block.first, ready.group[part])
-            done.append(part)
-            progress.advance((part.stop - part.start) * width)
-        return ready.backend.finish_counts(accumulator)
+        def task(_: int) -> Counted:
+            accumulator = ready.backend.start_counts(counter, classes, layer.form, inside)
+            for part in parts:
+                block = read_block(layer, part, tile, buffers)
+                ready.backend.add_counts(accumulator, block.bits, block.first, ready.group[part])
+                done.append(part)
+                progress.advance((part.stop - part.start) * width)
+            return ready.backend.finish_counts(accumulator)
 
-    first, *others = streaming.run(task, range(threads), threads)
+        first, *others = streaming.run(task, range(threads), threads)
     for other in others:
         first.add(other)
     lost = streaming.first_gap(slice(segment.start, parts.start), done)

@@ -11,7 +11,7 @@ import numpy as np
 from hpv import streaming
 from hpv.backends import Backend, coded_samples, get_backend
 from hpv.background import Background, check_layers
-from hpv.blocks import Block, each_part, read_block
+from hpv.blocks import Block, each_part, read_block, threads_in_place
 from hpv.buffers import Buffers
 from hpv.errors import InputError
 from hpv.fitting import check_labels
@@ -44,16 +44,16 @@ def _encode_tile(background: Background, name: str, layer: Layer, tile: slice, c
     coder = _coder(background, name, tile, layer.form, backend)
     width = tile.stop - tile.start
 
-    def work(block: Block, rows: slice) -> None:
+    def work(block: Block, rows: slice, threads: int) -> None:
         if width == layer.shape[1]:
-            backend.encode(coder, block.bits, block.first, codes[rows])
+            backend.encode(coder, block.bits, block.first, codes[rows], threads)
         else:
             shape = rows.stop - rows.start, width
             part = _space(block, layer, buffers, "codes", shape, codes.dtype)
-            backend.encode(coder, block.bits, block.first, part)
+            backend.encode(coder, block.bits, block.first, part, threads)
             _put(part, codes, rows, tile)
 
-    _walk(layer, tile, buffers, work)
+    _walk(layer, tile, buffers, backend, work)
 
 
 def pvalues(background: Background, x: Any, tail: str, dtype: str, labels: Any, out: Any, backend: str = "auto") -> Any:
@@ -102,20 +102,20 @@ def _fill_ranges(
     def codes(shape: tuple[int, int]) -> np.ndarray:
         return buffers.get("codes", shape, np.uint8)
 
-    def work(block: Block, rows: slice) -> None:
+    def work(block: Block, rows: slice, threads: int) -> None:
         if width == layer.shape[1]:
             out = pair[0][rows], pair[1][rows]
-            backend.ranges(coder, ranges, block.bits, block.first, group[rows], codes, out)
+            backend.ranges(coder, ranges, block.bits, block.first, group[rows], codes, out, threads)
             return
         for piece in streaming.blocks(slice(0, rows.stop - rows.start), coded_samples(width)):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
             shape = (piece.stop - piece.start, width)
             parts = tuple(_space(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
-            backend.ranges(coder, ranges, block.bits[piece], block.first, group[at], codes, parts)
+            backend.ranges(coder, ranges, block.bits[piece], block.first, group[at], codes, parts, threads)
             for part, whole in zip(parts, pair, strict=True):
                 _put(part, whole, at, tile)
 
-    _walk(layer, tile, buffers, work)
+    _walk(layer, tile, buffers, backend, work)
 
 
 def _space(block: Block, layer: Layer, buffers: Buffers, purpose: str, shape: tuple[int, int], dtype: np.dtype) -> Any:
@@ -240,16 +240,23 @@ def _quantile(closed: Any, q: Fraction) -> tuple[np.ndarray, np.ndarray]:
     return values[0], values[1]
 
 
-def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, slice], None]) -> None:
-    """``work(block, rows)`` over some nodes of a layer; all at once of what is on a GPU and stays there."""
+def _walk(
+    layer: Layer, tile: slice, buffers: Buffers, backend: Backend, work: Callable[[Block, slice, int], None]
+) -> None:
+    """``work(block, rows, threads)`` over some nodes of a layer; all at once of what is on a GPU and stays there."""
+    samples, nodes = layer.shape[0], tile.stop - tile.start
 
-    def part(rows: slice) -> None:
-        work(read_block(layer, rows, tile, buffers), rows)
+    def part(rows: slice, threads: int = 1) -> None:
+        work(read_block(layer, rows, tile, buffers), rows, threads)
 
     if buffers.on_device and layer.on_device:
-        part(slice(0, layer.shape[0]))
-    else:
-        each_part(part, layer.shape[0], tile.stop - tile.start, layer.form.key.itemsize, layer.in_memory, None)
+        part(slice(0, samples))
+        return
+    with backend.one_caller(threads_in_place(layer, samples * nodes)) as threads:
+        if threads > 1:
+            part(slice(0, samples), threads)
+            return
+    each_part(part, samples, nodes, layer.form.key.itemsize, layer.in_memory, None)
 
 
 def _given(out: Any, source: Activations, layer: str) -> Any:

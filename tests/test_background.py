@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 import hpv
 import naive
+from hpv import blocks
+from hpv.backends import cpu
 from hpv.floats import FLOAT16, FLOAT32, FloatFormat
+from hpv.kernels.cpu import parallel
 from hpv.pilot import pilot_runs
 from strategies import (
     KINDS,
@@ -492,3 +495,29 @@ def test_fingerprints_tell_states_apart():
     assert hpv.fit(values.copy()).fingerprint == first.fingerprint
     assert hpv.fit(values, edges=first).fingerprint == first.fingerprint
     assert hpv.fit({"other": values}, edges={"other": first.edges("activations")[:, 1:-1]}).nodes == first.nodes
+
+
+@pytest.mark.parametrize("bins", [10, 32, 254])
+def test_one_caller_has_loops_with_threads(bins, monkeypatch):
+    """In-memory fits, codes and ranges of some size: the same bits as with one thread."""
+    values = np.random.default_rng(bins).standard_normal((1100, 260)).astype(np.float32)
+    values[::7, 3] = np.nan
+    edges, asked = hpv.edges(values, bins=bins), []
+    one = hpv.fit(values, edges=edges, threads=1)
+    expected = one.encode(values[:9]), *one.pvalues(values[:9])
+
+    def one_caller(threads):
+        asked.append(threads)
+        return parallel.one_caller(threads)
+
+    monkeypatch.setattr(cpu, "one_caller", one_caller)
+    monkeypatch.setattr(blocks, "thread_count", lambda threads: threads or 2)
+    background = hpv.fit(values, edges=edges, threads=2)
+    assert background.fingerprint == one.fingerprint
+    results = background.encode(values), *background.pvalues(values)
+    assert asked == [2, 2, 2]
+    for found, few in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(found[:9], few)
+    codes = one.encode(np.asfortranarray(values))
+    assert asked[3:] == [1]  # blocks are copied, by threads that call
+    np.testing.assert_array_equal(codes, results[0])

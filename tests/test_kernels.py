@@ -30,14 +30,16 @@ def reference_codes(keys: np.ndarray, edges: np.ndarray, form: FloatFormat) -> n
     return np.where(keys == form.missing, NAN_CODE, codes)
 
 
-def check(bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, form: FloatFormat) -> None:
+def check(
+    bits: np.ndarray, first: int, edges: np.ndarray, rows: np.ndarray, form: FloatFormat, threads: int = 1
+) -> None:
     """Codes and counts of nodes ``first`` on."""
     keys = to_keys(bits.view(form.storage), form)[:, first : first + len(edges)]
     expected = reference_codes(keys, edges, form)
     codes = np.full(keys.shape, 77, np.uint8)
-    coding.make_coder(edges, form.infinity).encode(bits, first, codes)
+    coding.make_coder(edges, form.infinity).encode(bits, first, codes, threads)
     np.testing.assert_array_equal(codes, expected)
-    counts = coding.count(bits, first, rows, coding.make_counter(edges, form.infinity))
+    counts = coding.count(bits, first, rows, coding.make_counter(edges, form.infinity), threads)
     chosen = keys[rows]
     present = chosen != form.missing
     np.testing.assert_array_equal(counts.counted, present.sum(axis=0))
@@ -142,7 +144,9 @@ def test_look_ups_and_tallies(classes: int) -> None:
         np.testing.assert_array_equal(tally, expected)
 
 
-def check_ranges(bits: np.ndarray, first: int, edges: np.ndarray, classes: int, form: FloatFormat) -> bool:
+def check_ranges(
+    bits: np.ndarray, first: int, edges: np.ndarray, classes: int, form: FloatFormat, threads: int = 1
+) -> bool:
     """Ranges straight from values; whether they were written at all."""
     rng = np.random.default_rng(len(edges))
     keys = to_keys(bits.view(form.storage), form)[:, first : first + len(edges)]
@@ -153,7 +157,7 @@ def check_ranges(bits: np.ndarray, first: int, edges: np.ndarray, classes: int, 
     tables = ranging.make_tables(low, high, edges, form.infinity)
     # No result starts where a line of the cache does, nor beside the other.
     pmin, pmax = (np.full(at.size + 3, 7, np.float32)[d : d + at.size].reshape(at.shape) for d in (1, 2))
-    done = ranging.fill_directly(bits, first, group, tables, pmin, pmax)
+    done = ranging.fill_directly(bits, first, group, tables, pmin, pmax, threads)
     for found, table in ((pmin, low), (pmax, high)):
         expected = table[group[:, None], np.arange(len(edges)), at] if done else np.full_like(found, 7)
         np.testing.assert_array_equal(found, expected)
@@ -288,6 +292,72 @@ def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
     code += "assert not any(check_ranges(*case[:3], 2, case[4]) for case in cases)\n"
     code += "assert not check_tally(rng, 61, 131, 2, 38, 255)\nprint('done')"
     run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+PARALLEL = """
+from hpv.kernels.cpu import parallel
+def both(*case):
+    bits, _, edges, _, form = case
+    with parallel.one_caller(2) as threads:
+        check(*case, threads)
+        if not check_ranges(bits, 0, edges, 1, form, threads):
+            codes = np.random.default_rng(0).integers(0, len(edges[0]) + 1, bits.shape).astype(np.uint8)
+            tables = np.random.default_rng(0).random((2, 1, len(edges), len(edges[0]) + 2))
+            pmin, pmax = np.empty((2, *codes.shape))
+            ranging.look_up(codes, np.zeros(len(codes), np.int64), tuple(tables), pmin, pmax, threads)
+            np.testing.assert_array_equal(pmax, tables[1, 0, np.arange(codes.shape[1]), codes])
+    return threads
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+def test_loops_with_threads_called_by_two_threads(layer: str) -> None:
+    run(
+        PREPARE
+        + PARALLEL
+        + """
+for case in cases: assert both(*case) == 2
+errors, found = [], set()
+def work():
+    try:
+        for _ in range(30):
+            found.update(both(*case) for case in cases)
+    except BaseException as error:
+        errors.append(error)
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not errors, errors
+assert 2 in found
+print("done")
+""",
+        NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+@pytest.mark.parametrize("layer", ["workqueue", "default"])
+def test_loops_with_threads_in_a_forked_child(layer: str) -> None:
+    run(
+        PREPARE
+        + PARALLEL
+        + """
+for case in cases: assert both(*case) == 2
+child = os.fork()
+if child == 0:
+    try:
+        for case in cases: assert both(*case) == 1
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+for case in cases: assert both(*case) == 2
+print("done")
+""",
+        NUMBA_THREADING_LAYER=layer,
+        NUMBA_NUM_THREADS="2",
+    )
 
 
 def test_compiled_kernels_are_kept(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ What is on another GPU is worked on there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -112,12 +113,17 @@ class Accumulator:
         return self.parts[number]
 
 
+def one_caller(threads: int) -> AbstractContextManager[int]:
+    """See `Backend`; threads that call share a GPU."""
+    return nullcontext(1)
+
+
 def make_counter(edges: np.ndarray, form: FloatFormat) -> Coder:
     """See `Backend`."""
     return Coder(edges, form)
 
 
-def start_counts(counter: Coder, classes: int, form: FloatFormat) -> Accumulator:
+def start_counts(counter: Coder, classes: int, form: FloatFormat, threads: int = 1) -> Accumulator:
     """See `Backend`."""
     return Accumulator(counter, classes)
 
@@ -170,7 +176,7 @@ def make_coder(edges: np.ndarray, form: FloatFormat) -> Coder:
 
 
 @gpu.plainly
-def encode(coder: Coder, bits: Any, first: int, codes: Any) -> None:
+def encode(coder: Coder, bits: Any, first: int, codes: Any, threads: int = 1) -> None:
     """See `Backend`."""
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
@@ -214,6 +220,7 @@ def ranges(
     group: np.ndarray,
     space: Callable[[tuple[int, int]], np.ndarray],
     out: tuple[Any, Any],
+    threads: int = 1,
 ) -> None:
     """See `Backend`."""
 

@@ -34,12 +34,15 @@ TO_COUNT = Limits({2: 90, 4: 8, 8: 40}, 120), Limits({2: MOST_EDGES, 4: 20, 8: 9
 
 
 class Coder(Protocol):
-    """Edges of some nodes, laid out for the kernels; made once, used for many blocks."""
+    """Edges of some nodes, laid out for the kernels; made once, used for many blocks.
 
-    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    More than one of the ``threads``: only inside of ``parallel.one_caller``.
+    """
+
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
 
-    def start(self, dtype: np.dtype) -> Accumulation:
+    def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
 
 
@@ -66,8 +69,8 @@ def _make(
     return make_trees(edges, infinity)
 
 
-def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder) -> Counts:
+def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder, threads: int = 1) -> Counts:
     """Counts of the chosen rows of a C-contiguous block (s, N), nodes ``first : first + n``."""
-    state = counter.start(bits.dtype)
+    state = counter.start(bits.dtype, threads)
     state.add(bits, first, rows)
     return state.finish()

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
 from hpv.kernels.cpu.lanes import Lanes, address_of, aligned, load, load_lanes, shuffle, store_lanes
+from hpv.kernels.cpu.parallel import borders, in_parts
 from hpv.kernels.cpu.stacks import (
     ROWS,
     add_reached,
@@ -84,33 +85,34 @@ class OnGrid(NamedTuple):
     infinity: int
     """Key of +inf in the format of the values."""
 
-    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-        encode_grid(bits, first, self.grid.arrays, self.infinity, codes)
+        encode_parts(borders(len(bits), threads), bits, first, self.grid.arrays, self.infinity, codes)
 
-    def start(self, dtype: np.dtype) -> Accumulation:
+    def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
-        return _OnGrid(self, dtype)
+        return _OnGrid(self, dtype, threads)
 
 
 class _OnGrid(Accumulation):
     """A counter for each slot."""
 
-    def __init__(self, counter: OnGrid, dtype: np.dtype) -> None:
+    def __init__(self, counter: OnGrid, dtype: np.dtype, threads: int) -> None:
         self.grid, self.infinity = counter
-        super().__init__(*self.grid.places.shape, dtype, len(self.grid.low))
+        super().__init__(*self.grid.places.shape, dtype, len(self.grid.low), threads)
         small = (self.grid.cells, self.grid.full, self.grid.low)
-        self.in_cells, self.in_full, self.numbers = (aligned(one.shape, one.dtype, 0) for one in small)
+        self.small = [aligned((threads, *one.shape), one.dtype, 0) for one in small]
 
     def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        chosen, small = padded_rows(rows, ROWS), (self.in_cells, self.in_full, self.numbers)
+        chosen = padded_rows(rows, ROWS)
         what = (len(self.survivors), chosen, self.grid.arrays, self.infinity)
-        count_grid(bits, first, *what, *small, self.lowest, self.highest)
+        count_parts(self.borders(chosen, ROWS), bits, first, *what, *self.small, self.lowest, self.highest)
 
     def empty(self) -> None:
-        collect(self.grid.places, self.in_cells, self.in_full, self.survivors)
-        self.counted += self.numbers[: len(self.counted)]
-        for small in (self.in_cells, self.in_full, self.numbers):
+        for in_cells, in_full, numbers in zip(*self.small, strict=True):
+            collect(self.grid.places, in_cells, in_full, self.survivors)
+            self.counted += numbers[: len(self.counted)]
+        for small in self.small:
             small[:] = 0
 
 
@@ -336,6 +338,23 @@ def count_one(typing: Any, survivors: Any, keys: Any, edge: Any, one: Any) -> An
         return survivors
 
     return signature, generate
+
+
+@in_parts
+def encode_parts(borders, bits, first, grid, infinity, codes):  # (p + 1,), (s, N) -> (s, n)
+    """Codes of all samples."""
+    for p in prange(borders.size - 1):
+        part = slice(borders[p], borders[p + 1])
+        encode_grid(bits[part], first, grid, infinity, codes[part])
+
+
+@in_parts
+def count_parts(borders, bits, first, nodes, rows, grid, infinity, in_cells, in_full, numbers, lowest, highest):
+    # (p + 1,), (s, N), (r,) -> (p, v, 32), (p, v, 32), (p, 32 b), (p, 32 b), (p, 32 b)
+    """Add the chosen rows, each part to counters of its own."""
+    for p in prange(borders.size - 1):
+        what, small = (rows[borders[p] : borders[p + 1]], grid, infinity), (in_cells[p], in_full[p], numbers[p])
+        count_grid(bits, first, nodes, *what, *small, lowest[p], highest[p])
 
 
 @kernel

@@ -36,7 +36,16 @@ from hpv.kernels.cpu.entries import (
 from hpv.kernels.cpu.lanes import INT64, LANE_BYTES, address_of, aligned, load, load_lanes, splat, store
 from hpv.kernels.cpu.registers import compress, looks_up_bytes_in_registers, pick_entry
 from hpv.kernels.cpu.stacks import ROWS, padded_rows
-from hpv.kernels.cpu.tiles import BYTES, GROUP, copy_line, pack_tile, present_rows, space_of_thread, transpose_tile
+from hpv.kernels.cpu.tiles import (
+    BYTES,
+    GROUP,
+    Space,
+    copy_line,
+    pack_tile,
+    present_rows,
+    spaces_of_thread,
+    transpose_tile,
+)
 from hpv.kernels.cpu.trees import plant_trees, search_tile
 from hpv.kernels.rules import CODE, NAN_CODE, TALLY
 
@@ -120,7 +129,7 @@ def tally_values(
     present = np.unique(classes)
     if len(classes) < FEWEST_VALUES * len(present):
         return None
-    space, missing = space_of_thread(bits.dtype), 0
+    space, missing = Space(*(one[0] for one in spaces_of_thread(bits.dtype, 1))), 0
     left = np.empty((0, 0), CODE) if codes is None else codes
     for c in present:
         rows = padded_rows(np.flatnonzero(classes == c), GROUP)

@@ -63,31 +63,37 @@ class Space(NamedTuple):
     """Bytes of the results of some samples of a tile, sample by sample."""
 
 
-def make_space(dtype: np.dtype) -> Space:
-    """Working memory for values of one format."""
+def make_spaces(dtype: np.dtype, parts: int) -> Space:
+    """Working memory for values of one format, for every part (the first axis) its own."""
     nodes, lanes = min(TILE_NODES, TILE_BYTES // dtype.itemsize), LANE_BYTES // dtype.itemsize
-    keys, square = aligned((nodes, stride(lanes)), dtype), aligned((GROUP, lanes), dtype)
+    keys, square = aligned((parts, nodes, stride(lanes)), dtype), aligned((parts, GROUP, lanes), dtype)
     # A line is longer than its tile, and so starts elsewhere in the caches than the one before.
     lines = max(COLLECTED * (nodes + LANE_BYTES // 4), GROUP * (nodes + LANE_BYTES))
-    codes, answers = (aligned((nodes, GROUP), CODE) for _ in range(2))
-    return Space(keys, square, codes, answers, aligned((lines,), np.uint8))
+    codes, answers = (aligned((parts, nodes, GROUP), CODE) for _ in range(2))
+    return Space(keys, square, codes, answers, aligned((parts, lines), np.uint8))
+
+
+@kernel
+def space_of_part(spaces, p):
+    """Working memory of part number ``p``."""
+    return Space(spaces.keys[p], spaces.square[p], spaces.codes[p], spaces.answers[p], spaces.lines[p])
 
 
 class _Spaces(threading.local):
     """Working memory that a thread keeps: fresh pages cost more than the work on them."""
 
     def __init__(self) -> None:
-        self.known: dict[np.dtype, Space] = {}
+        self.known: dict[tuple[np.dtype, int], Space] = {}
 
 
 _spaces = _Spaces()
 
 
-def space_of_thread(dtype: np.dtype) -> Space:
-    """This thread's working memory for values of one format."""
-    if dtype not in _spaces.known:
-        _spaces.known[dtype] = make_space(dtype)
-    return _spaces.known[dtype]
+def spaces_of_thread(dtype: np.dtype, parts: int) -> Space:
+    """This thread's working memory for values of one format; for so many parts, which other threads may do."""
+    if (dtype, parts) not in _spaces.known:
+        _spaces.known[dtype, parts] = make_spaces(dtype, parts)
+    return _spaces.known[dtype, parts]
 
 
 def stride(lanes: int) -> int:

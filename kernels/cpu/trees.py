@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.accumulation import Accumulation
@@ -26,6 +26,7 @@ from hpv.kernels.cpu.lanes import (
     store_lanes,
     stream,
 )
+from hpv.kernels.cpu.parallel import borders, in_parts
 from hpv.kernels.cpu.registers import has_registers, pick, pick_from_memory
 from hpv.kernels.cpu.stacks import padded_rows
 from hpv.kernels.cpu.tiles import (
@@ -35,7 +36,8 @@ from hpv.kernels.cpu.tiles import (
     fetch,
     pack_tile,
     present_rows,
-    space_of_thread,
+    space_of_part,
+    spaces_of_thread,
     transpose_tile,
 )
 from hpv.kernels.rules import NAN_CODE
@@ -60,15 +62,16 @@ class Trees(NamedTuple):
     infinity: int
     """Key of +inf in the format of the values."""
 
-    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-        rows = padded_rows(np.arange(len(bits)), GROUP)
+        rows, spaces = padded_rows(np.arange(len(bits)), GROUP), spaces_of_thread(bits.dtype, threads)
         start = line_start(codes) if codes.nbytes > STREAMED_CODES else -1
-        encode_many(bits, first, rows, *self[:2], self.infinity, space_of_thread(bits.dtype), codes, start)
+        parts = borders(len(rows), threads, GROUP)
+        encode_parts(parts, bits, first, rows, *self[:2], self.infinity, spaces, codes, start)
 
-    def start(self, dtype: np.dtype) -> Accumulation:
+    def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
-        return _ByTree(self, dtype)
+        return _ByTree(self, dtype, threads)
 
 
 def make_trees(edges: np.ndarray, infinity: int) -> Trees:
@@ -79,28 +82,30 @@ def make_trees(edges: np.ndarray, infinity: int) -> Trees:
 class _ByTree(Accumulation):
     """A counter for each code."""
 
-    def __init__(self, counter: Trees, dtype: np.dtype) -> None:
+    def __init__(self, counter: Trees, dtype: np.dtype, threads: int) -> None:
         nodes = len(counter.trees)
-        super().__init__(nodes, counter.edges, dtype, nodes)
+        super().__init__(nodes, counter.edges, dtype, nodes, threads)
         self.counter = counter
-        self.part = aligned((nodes, 1 << len(counter.levels)), np.uint16, 0)
+        self.parts = aligned((threads, nodes, 1 << len(counter.levels)), np.uint16, 0)
 
     def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        what = (*self.counter[:2], self.counter.infinity)
-        state = (space_of_thread(bits.dtype), self.part.reshape(-1), self.lowest, self.highest)
-        count_many(bits, first, len(self.counter.trees), padded_rows(rows, GROUP), *what, *state)
+        chosen, what = padded_rows(rows, GROUP), (*self.counter[:2], self.counter.infinity)
+        state = spaces_of_thread(bits.dtype, self.threads), self.parts, self.lowest, self.highest
+        parts = self.borders(chosen, GROUP)
+        count_parts(parts, bits, first, len(self.counter.trees), chosen, *what, *state)
 
     def empty(self) -> None:
         # The highest code is NaN's.
-        above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
-        self.counted += above[:, 0]
-        self.survivors += above[:, 1 : self.counter.edges + 1]
-        self.part[:] = 0
+        for part in self.parts:
+            above = part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
+            self.counted += above[:, 0]
+            self.survivors += above[:, 1 : self.counter.edges + 1]
+        self.parts[:] = 0
 
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest keys; the highest was kept as key + 1."""
-        least = np.iinfo(self.highest.dtype).min
-        return self.lowest, np.where(self.highest > least, self.highest - (self.highest > least), least)
+        highest, least = self.highest.max(axis=0), np.iinfo(self.highest.dtype).min
+        return self.lowest.min(axis=0), np.where(highest > least, highest - (highest > least), least)
 
 
 def plant_trees(edges: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -247,10 +252,28 @@ def search_tile(trees, first, width, levels, space, bits, column, nodes, rows, i
         store_lanes(space.codes, c * GROUP, mark_nan(found, levels))
 
 
+@in_parts
+def encode_parts(borders, bits, first, rows, trees, levels, infinity, spaces, codes, start):
+    # (p + 1,), (s, N), (r,), (n, t) -> (s, n)
+    """Codes of all samples; the borders are those of rows, filled up to whole groups."""
+    for p in prange(borders.size - 1):
+        part, space = rows[borders[p] : borders[p + 1]], space_of_part(spaces, p)
+        encode_many(bits, first, part, trees, levels, infinity, space, codes, start)
+
+
+@in_parts
+def count_parts(borders, bits, first, nodes, rows, trees, levels, infinity, spaces, counters, lowest, highest):
+    # (p + 1,), (s, N), (r,), (n, t) -> (p, n, e), (p, n), (p, n)
+    """Add the chosen rows, each part to counters of its own."""
+    for p in prange(borders.size - 1):
+        what = rows[borders[p] : borders[p + 1]], trees, levels, infinity, space_of_part(spaces, p)
+        count_many(bits, first, nodes, *what, counters[p].reshape(-1), lowest[p], highest[p])
+
+
 @kernel
 def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start):
     # (s, N), (r,), (n, t) -> (s, n)
-    """Codes of the nodes ``first : first + n`` of every sample; the chosen rows are all.
+    """Codes of the nodes ``first : first + n`` of the chosen rows.
 
     ``start`` is an item of the codes where a line of the cache starts, or -1 to write through the caches.
     """
@@ -264,7 +287,7 @@ def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start)
             step = width + LANE_BYTES
             transpose_tile(space.codes.reshape(-1), width, space.lines, step)
             for q in range(present_rows(rows, i)):
-                to = (i + q) * nodes + j
+                to = rows[i + q] * nodes + j
                 if start >= 0:
                     stream(space.lines, q * step, width, flat, to, start)
                     continue
