@@ -29,8 +29,8 @@ class Limits(NamedTuple):
 
 
 # With trees in registers, and in memory.
-TO_ENCODE = Limits({2: 48, 4: 16, 8: 26}, 56), Limits({2: 200, 4: 16, 8: 32}, 160)
-TO_COUNT = Limits({2: 90, 4: 8, 8: 40}, 120), Limits({2: MOST_EDGES, 4: 20, 8: 90}, 2 * MOST_EDGES)
+TO_ENCODE = Limits({2: 48, 4: 16, 8: 26}, 56), Limits({2: 120, 4: 16, 8: 26}, 110)
+TO_COUNT = Limits({2: 90, 4: 8, 8: 40}, 120), Limits({2: MOST_EDGES, 4: 20, 8: 64}, 150)
 
 
 class Coder(Protocol):

@@ -34,6 +34,7 @@ from hpv.kernels.cpu.lanes import (
     store,
     transpose,
 )
+from hpv.kernels.cpu.registers import has_registers
 from hpv.kernels.rules import CODE
 
 # Samples whose codes fill one vector: so many are worked on at once.
@@ -155,11 +156,16 @@ def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width
 
 @intrinsic
 def fetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
-    """Ask for GROUP items of a C-contiguous matrix before they are needed."""
+    """Ask for GROUP items of a C-contiguous matrix before they are needed.
+
+    Only where trees are searched in registers: in memory the search is up to 1.6 times as fast without (measured).
+    """
     signature = types.void(array, row, column)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         array, row, column = arguments
+        if not has_registers(context):
+            return context.get_dummy_value()
         columns = columns_of(context, builder, signature.args[0], array)
         start = builder.add(builder.mul(row, columns), column)
         for c in range(0, GROUP, LANE_BYTES * 8 // signature.args[0].dtype.bitwidth):

@@ -19,12 +19,9 @@ from hpv.kernels.cpu.lanes import (
     address_of,
     aligned,
     call,
-    fence,
     lanes_of,
-    line_start,
     load,
     store_lanes,
-    stream,
 )
 from hpv.kernels.cpu.parallel import borders, in_parts
 from hpv.kernels.cpu.registers import has_registers, pick, pick_from_memory
@@ -46,8 +43,6 @@ from hpv.kernels.rules import NAN_CODE
 DEPTHS = (6, 7, 8)
 # Nodes whose codes are counted by turns.
 TURNS = 8
-# Arrays of codes larger than this are written past the caches.
-STREAMED_CODES = 2**22
 
 
 class Trees(NamedTuple):
@@ -65,9 +60,7 @@ class Trees(NamedTuple):
     def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
         rows, spaces = padded_rows(np.arange(len(bits)), GROUP), spaces_of_thread(bits.dtype, threads)
-        start = line_start(codes) if codes.nbytes > STREAMED_CODES else -1
-        parts = borders(len(rows), threads, GROUP)
-        encode_parts(parts, bits, first, rows, *self[:2], self.infinity, spaces, codes, start)
+        encode_parts(borders(len(rows), threads, GROUP), bits, first, rows, *self[:2], self.infinity, spaces, codes)
 
     def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
@@ -253,12 +246,12 @@ def search_tile(trees, first, width, levels, space, bits, column, nodes, rows, i
 
 
 @in_parts
-def encode_parts(borders, bits, first, rows, trees, levels, infinity, spaces, codes, start):
+def encode_parts(borders, bits, first, rows, trees, levels, infinity, spaces, codes):
     # (p + 1,), (s, N), (r,), (n, t) -> (s, n)
     """Codes of all samples; the borders are those of rows, filled up to whole groups."""
     for p in prange(borders.size - 1):
         part, space = rows[borders[p] : borders[p + 1]], space_of_part(spaces, p)
-        encode_many(bits, first, part, trees, levels, infinity, space, codes, start)
+        encode_many(bits, first, part, trees, levels, infinity, space, codes)
 
 
 @in_parts
@@ -271,14 +264,9 @@ def count_parts(borders, bits, first, nodes, rows, trees, levels, infinity, spac
 
 
 @kernel
-def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start):
-    # (s, N), (r,), (n, t) -> (s, n)
-    """Codes of the nodes ``first : first + n`` of the chosen rows.
-
-    ``start`` is an item of the codes where a line of the cache starts, or -1 to write through the caches.
-    """
+def encode_many(bits, first, rows, trees, levels, infinity, space, codes):  # (s, N), (r,), (n, t) -> (s, n)
+    """Codes of the nodes ``first : first + n`` of the chosen rows."""
     nodes = codes.shape[1]
-    flat = codes.reshape(-1)
     for i in range(0, rows.size, GROUP):
         for j in range(0, nodes, space.keys.shape[0]):
             width = min(space.keys.shape[0], nodes - j)
@@ -287,13 +275,7 @@ def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start)
             step = width + LANE_BYTES
             transpose_tile(space.codes.reshape(-1), width, space.lines, step)
             for q in range(present_rows(rows, i)):
-                to = rows[i + q] * nodes + j
-                if start >= 0:
-                    stream(space.lines, q * step, width, flat, to, start)
-                    continue
-                copy_line(space.lines, q * step, flat[to : to + width])
-    if start >= 0:
-        fence()
+                copy_line(space.lines, q * step, codes[rows[i + q], j : j + width])
 
 
 @kernel
