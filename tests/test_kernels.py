@@ -196,14 +196,14 @@ def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int
     for i in rows:
         np.add.at(expected[i], levels[group[i], np.arange(nodes), at[i]], 1)
     np.testing.assert_array_equal(tally, expected)
-    return made.packed is not None
+    return made.wide is not None
 
 
 @pytest.mark.parametrize("entries", [2, 3, 38, 129, 130, 256])
 @pytest.mark.parametrize("g", [1, 40, 255, 256])
 def test_tallies_from_levels(entries: int, g: int) -> None:
     rng = np.random.default_rng(entries)
-    fits = g < 256 and entries <= tallying.MOST_CODES + 1 and registers.looks_up_bytes_in_registers()
+    fits = g < 256 and registers.looks_up_bytes_in_registers()
     for samples, nodes in (*SHAPES, (9, 2100)):
         for classes in (1, 3):
             assert check_tally(rng, samples, nodes, classes, entries, g) == fits
@@ -238,17 +238,17 @@ def test_tallies_from_values(form: FloatFormat, k: int) -> None:
             for one, table in zip(expected, tables, strict=True):
                 for i in range(samples):
                     np.add.at(one[i], table[group[i], np.arange(nodes), at[i]], 1)
-        assert (found is None) == (samples < tallying.FEWEST_VALUES * len(np.unique(group)))
+        assert (found is None) == (samples < tallying.FEWEST_ROWS * len(np.unique(group)))
         np.testing.assert_array_equal(tallies, expected)
 
 
 def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
     levels = np.zeros((1, 3, 5), np.uint16)
-    assert tallying.make_levels(levels, 255).packed is None
+    assert tallying.make_levels(levels, 255).wide is None
     levels[..., -1] = 256
-    assert (tallying.make_levels(levels, 255).packed is not None) == registers.looks_up_bytes_in_registers()
+    assert (tallying.make_levels(levels, 255).wide is not None) == registers.looks_up_bytes_in_registers()
     levels[0, 1, 2] = 256
-    assert tallying.make_levels(levels, 255).packed is None
+    assert tallying.make_levels(levels, 255).wide is None
     assert tallying.make_tallier(np.zeros((3, 3), np.int32), FLOAT32.infinity, [levels], 255) is None
 
 

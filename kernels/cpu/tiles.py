@@ -134,6 +134,44 @@ def pack(typing: Any, bits: Any, rows: Any, r: Any, column: Any, infinity: Any, 
 
 
 @intrinsic
+def gather_codes(typing: Any, codes: Any, rows: Any, r: Any, column: Any, tile: Any, to: Any) -> Any:
+    """The reverse of ``transpose_codes``: from a matrix, the rows ``rows[r : r + GROUP]`` and CODE_NODES columns."""
+    signature = types.void(codes, rows, r, column, tile, to)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, rows, r, column, tile, to = arguments
+        columns, short = columns_of(context, builder, signature.args[0], codes), Lanes(8, CODE_NODES)
+        lines = []
+        for q in range(GROUP):
+            place = address_of(context, builder, signature.args[1], rows, builder.add(r, r.type(q)))
+            offset = builder.add(builder.mul(builder.load(place, typ=INT64), columns), column)
+            lines.append(load(builder, address_of(context, builder, signature.args[0], codes, offset), short))
+        square = []
+        for q in range(CODE_NODES):
+            a, b, c, d = lines[q::CODE_NODES]
+            halves = [shuffle(builder, one, other, list(range(2 * CODE_NODES))) for one, other in ((a, b), (c, d))]
+            square.append(shuffle(builder, *halves, list(range(GROUP))))
+        for q, node in enumerate(interleave(builder, square, CODE_NODES)):
+            offset = builder.add(to, to.type(q * GROUP))
+            store(builder, address_of(context, builder, signature.args[4], tile, offset), node)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@kernel
+def load_code_tile(codes, column, width, rows, r, space):  # (s, N), (r,)
+    """Codes of ``width`` nodes from ``column`` on, node by node; NAN_CODE where a row is -1."""
+    inside = width // CODE_NODES * CODE_NODES if rows[r + GROUP - 1] >= 0 else 0
+    tile = space.codes.reshape(-1)
+    for j in range(0, inside, CODE_NODES):
+        gather_codes(codes, rows, r, column + j, tile, j * GROUP)
+    for j in range(inside, width, CODE_NODES):
+        copy_square(codes, column + j, min(CODE_NODES, width - j), rows, r, 1, space.square)
+        gather_codes(space.square, np.arange(GROUP), 0, 0, tile, j * GROUP)
+
+
+@intrinsic
 def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width: Any) -> Any:
     """GROUP codes of CODE_NODES nodes, node after node, become lines of one sample each, ``width`` apart."""
     signature = types.void(codes, at, lines, to, width)
@@ -194,7 +232,7 @@ def pack_tile(bits, column, width, rows, r, infinity, space):  # (s, N), (r,)
 
 @kernel
 def copy_square(bits, column, width, rows, r, skip, spare):
-    """Every ``skip``-th of the chosen rows; NaN where there is no value."""
+    """Every ``skip``-th of the chosen rows; NaN, or its code, where there is no value."""
     spare[:] = np.iinfo(spare.dtype).max
     for q in range(0, GROUP, skip):
         row = rows[r + q]

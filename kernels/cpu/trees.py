@@ -101,11 +101,15 @@ class _ByTree(Accumulation):
         return self.lowest.min(axis=0), np.where(highest > least, highest - (highest > least), least)
 
 
+def depth_of(edges: int) -> int:
+    """Depth of the trees of so many edges; the highest code of a tree is NaN's."""
+    return next(depth for depth in DEPTHS if edges <= (1 << depth) - 2)
+
+
 def plant_trees(edges: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """Edges of nodes (n, k) as search trees (n, t), and their levels."""
     n, k = edges.shape
-    # The highest code of a tree is NaN's.
-    depth = next(depth for depth in DEPTHS if k <= (1 << depth) - 2)
+    depth = depth_of(k)
     padded = np.full((n, (1 << depth) - 1), np.iinfo(edges.dtype).max, edges.dtype)
     padded[:, :k] = edges
     order = tree_order(LANE_BYTES // edges.dtype.itemsize, depth)
