@@ -16,12 +16,13 @@ from rich.console import Console
 
 import hpv
 from benchmarks.measuring import Options, Table, best, copy, half_relu, met, show
+from hpv.backends import cpu
 from hpv.base.floats import FLOAT32
 from hpv.histograms.ranges import outward, range_tables
 from hpv.kernels.cpu import coding, ranging, tallying
 from hpv.scanning.scanner import GRID, grid, level_table
 
-BINS = (10, 32, 254)
+BINS = (10, 32, 64, 254)
 """Ordinary bins of the backgrounds whose edges are used."""
 TARGETS = {
     "count, 10 bins": 2.0,
@@ -85,8 +86,9 @@ def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[],
             coder.encode(bits[part], 0, found)
             tallying.tally(found, rows[: len(found)], none[part], levels, tally[part])
 
+    room = partial(np.empty, dtype=np.uint8)
     return {
-        "ranges, 32 bins": partial(ranging.fill_directly, bits, 0, none, tables, pmin, pmax),
+        "ranges, 32 bins": partial(cpu.ranges, coder, tables, bits, 0, none, room, (pmin, pmax)),
         "encode and tally, 32 bins": tallies,
     }
 

@@ -10,13 +10,14 @@ import numpy as np
 #
 #   bits     the values themselves, viewed as signed integers of their width; what a block of activations becomes
 #   keys     integers of that width in the order of the values (hpv/floats.py): lowest = NaN, highest = no edge
-#   codes    CODE, number of edges e with value >= e: 0..254; NAN_CODE for NaN
+#   codes    CODE, number of edges e with value >= e: 0..MOST_EDGES; NAN_CODE for NaN
 #   counts   COUNT, of samples at or above each edge
 #   tallies  TALLY, of a sample's nodes at each level
 #   ranges   pmin and pmax, float32 rounded outward or float64
 CODE = np.uint8
 COUNT = np.int64
 TALLY = np.int32
+MOST_EDGES = 254
 NAN_CODE = 255
 
 

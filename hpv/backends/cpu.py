@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hpv.backends.protocol import OWN_MEMORY, Room, coded_samples
 from hpv.base.buffers import Buffers
 from hpv.base.floats import FloatFormat
 from hpv.histograms.counts import LayerCounts
-from hpv.kernels.cpu import coding, ranging, tallying
+from hpv.kernels.cpu import coding, parallel, ranging, tallying
 from hpv.kernels.rules import COUNT
 
 name = "cpu"
@@ -28,14 +29,19 @@ def room() -> Room:
     return OWN_MEMORY
 
 
+def one_caller(threads: int) -> AbstractContextManager[int]:
+    """See `Backend`."""
+    return parallel.one_caller(threads)
+
+
 def make_counter(edges: np.ndarray, float_format: FloatFormat) -> Any:
     """See `Backend`."""
     return coding.make_counter(edges, float_format.infinity)
 
 
-def start_counts(counter: Any, classes: int, float_format: FloatFormat) -> Any:
+def start_counts(counter: Any, classes: int, float_format: FloatFormat, threads: int = 1) -> Any:
     """See `Backend`."""
-    return [counter.start(float_format.key) for _ in range(classes)], np.zeros(classes, COUNT)
+    return [counter.start(float_format.key, threads) for _ in range(classes)], np.zeros(classes, COUNT)
 
 
 def add_counts(accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
@@ -71,9 +77,9 @@ def make_coder(edges: np.ndarray, float_format: FloatFormat) -> Any:
     return coding.make_coder(edges, float_format.infinity)
 
 
-def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
     """See `Backend`."""
-    coder.encode(bits, first, codes)
+    coder.encode(bits, first, codes, threads)
 
 
 def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Any:
@@ -83,7 +89,7 @@ def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Any:
 
 def look_up_ranges(codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
     """See `Backend`."""
-    ranging.look_up_ranges(codes, group, *tables, *out)
+    ranging.look_up(codes, group, tables, *out)
 
 
 def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Any:
@@ -99,17 +105,18 @@ def ranges(
     group: np.ndarray,
     space: Callable[[tuple[int, int]], np.ndarray],
     out: tuple[Any, Any],
+    threads: int = 1,
 ) -> None:
     """See `Backend`."""
-    if ranging.fill_directly(bits, first, group, ranges, *out):
+    if ranging.fill_directly(bits, first, group, ranges, *out, threads):
         return
     samples, nodes = out[0].shape
-    step = coded_samples(nodes)
+    step = threads * coded_samples(nodes)
     for start in range(0, samples, step):
         part = slice(start, min(samples, start + step))
         codes = space((part.stop - part.start, nodes))
-        coder.encode(bits[part], first, codes)
-        ranging.look_up_ranges(codes, group[part], *ranges.pairs, out[0][part], out[1][part])
+        coder.encode(bits[part], first, codes, threads)
+        ranging.look_up(codes, group[part], ranges.pairs, out[0][part], out[1][part], threads)
 
 
 def make_levels(levels: np.ndarray, thresholds: int) -> Any:

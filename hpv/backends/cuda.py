@@ -7,6 +7,7 @@ What is on another GPU is worked on there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -108,12 +109,17 @@ class Accumulator:
         return self.parts[number]
 
 
+def one_caller(threads: int) -> AbstractContextManager[int]:
+    """See `Backend`; threads that call share a GPU."""
+    return nullcontext(1)
+
+
 def make_counter(edges: np.ndarray, float_format: FloatFormat) -> Coder:
     """See `Backend`."""
     return Coder(edges, float_format)
 
 
-def start_counts(counter: Coder, classes: int, float_format: FloatFormat) -> Accumulator:
+def start_counts(counter: Coder, classes: int, float_format: FloatFormat, threads: int = 1) -> Accumulator:
     """See `Backend`."""
     return Accumulator(counter, classes)
 
@@ -163,7 +169,7 @@ def make_coder(edges: np.ndarray, float_format: FloatFormat) -> Coder:
 
 
 @gpu.plainly
-def encode(coder: Coder, bits: Any, first: int, codes: Any) -> None:
+def encode(coder: Coder, bits: Any, first: int, codes: Any, threads: int = 1) -> None:
     """See `Backend`."""
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
@@ -207,6 +213,7 @@ def ranges(
     group: np.ndarray,
     space: Callable[[tuple[int, int]], np.ndarray],
     out: tuple[Any, Any],
+    threads: int = 1,
 ) -> None:
     """See `Backend`."""
 

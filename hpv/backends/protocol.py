@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -57,10 +58,16 @@ class Backend(Protocol):
     def room(self) -> Room:
         """What plans must know of it."""
 
+    def one_caller(self, threads: int) -> AbstractContextManager[int]:
+        """How many threads, up to so many, this caller may give meanwhile to calls that take ``threads``.
+
+        1 where other threads may be calling, too: then they share the work by calling.
+        """
+
     def make_counter(self, edges: np.ndarray, float_format: FloatFormat) -> Any:
         """Lay out inner edge keys (n, k) for counting."""
 
-    def start_counts(self, counter: Any, classes: int, float_format: FloatFormat) -> Any:
+    def start_counts(self, counter: Any, classes: int, float_format: FloatFormat, threads: int = 1) -> Any:
         """An empty state."""
 
     def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
@@ -72,7 +79,7 @@ class Backend(Protocol):
     def make_coder(self, edges: np.ndarray, float_format: FloatFormat) -> Any:
         """Lay out the edge keys (n, k) for encoding."""
 
-    def encode(self, coder: Any, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    def encode(self, coder: Any, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Write codes (samples, n)."""
 
     def make_look_up(self, tables: tuple[np.ndarray, np.ndarray]) -> Any:
@@ -93,6 +100,7 @@ class Backend(Protocol):
         group: np.ndarray,
         space: Callable[[tuple[int, int]], np.ndarray],
         out: tuple[Any, Any],
+        threads: int = 1,
     ) -> None:
         """Write pmin and pmax (samples, n) of values; ``space`` gives memory for codes where they are needed."""
 

@@ -21,6 +21,7 @@ from hpv.histograms.counts import LayerCounts
 from hpv.histograms.edges import LayerEdges
 from hpv.histograms.state import BackgroundState, LayerState
 from hpv.walking.layer_plan import LayerPlan
+from hpv.walking.parts import threads_in_place
 from hpv.walking.progress import Progress
 from hpv.walking.threads import Queue, run_in_threads
 
@@ -145,20 +146,24 @@ def _count_segment(
     width = (tile.stop - tile.start) * layer.float_format.key.itemsize
 
     threads = min(job.plan.threads, -(-(segment.stop - segment.start) // plan.least))
-    parts = Queue(segment, plan.block, plan.least, threads, keeping.CHECKPOINT_SECONDS)
-
+    # Classes are told apart by threads that call; without them the loops have threads of their own.
+    values = (segment.stop - segment.start) * (tile.stop - tile.start)
+    inside = threads_in_place(layer, values, threads) if classes == 1 else 1
     done: list[slice] = []
+    with job.backend.one_caller(inside) as inside:
+        threads = threads if inside == 1 else 1
+        parts = Queue(segment, plan.block, plan.least, threads, keeping.CHECKPOINT_SECONDS)
 
-    def task(_: int) -> LayerCounts:
-        accumulator = job.backend.start_counts(counter, classes, layer.float_format)
-        for part in parts:
-            block = read_block(layer, part, tile, buffers)
-            job.backend.add_counts(accumulator, block.bits, block.first, job.class_index.of(part))
-            done.append(part)
-            progress.advance((part.stop - part.start) * width)
-        return job.backend.finish_counts(accumulator)
+        def task(_: int) -> LayerCounts:
+            accumulator = job.backend.start_counts(counter, classes, layer.float_format, inside)
+            for part in parts:
+                block = read_block(layer, part, tile, buffers)
+                job.backend.add_counts(accumulator, block.bits, block.first, job.class_index.of(part))
+                done.append(part)
+                progress.advance((part.stop - part.start) * width)
+            return job.backend.finish_counts(accumulator)
 
-    found, *others = run_in_threads(task, range(threads), threads)
+        found, *others = run_in_threads(task, range(threads), threads)
     for other in others:
         found.add(other)
     lost = first_gap(slice(segment.start, parts.start), done)

@@ -25,7 +25,7 @@ from hpv.scanning.scored import ScanResult, Scored, join, sample_number, subset
 from hpv.scoring.job import prepare_score
 from hpv.scoring.matching import check_layers
 from hpv.scoring.tallying import score_by_threads
-from hpv.walking.parts import each_part
+from hpv.walking.parts import each_part, threads_in_place
 from hpv.walking.progress import Quiet
 from hpv.walking.threads import in_steps
 
@@ -55,16 +55,16 @@ def _encode_tile(
     coder = coder_of(background, name, tile, layer.float_format, backend)
     width = tile.stop - tile.start
 
-    def work(block: Block, rows: slice) -> None:
+    def work(block: Block, rows: slice, threads: int) -> None:
         if width == layer.shape[1]:
-            backend.encode(coder, block.bits, block.first, codes[rows])
+            backend.encode(coder, block.bits, block.first, codes[rows], threads)
         else:
             shape = rows.stop - rows.start, width
             part = _scratch(block, layer, buffers, "codes", shape, codes.dtype)
-            backend.encode(coder, block.bits, block.first, part)
+            backend.encode(coder, block.bits, block.first, part, threads)
             _copy_into(part, codes, rows, tile)
 
-    _walk(layer, tile, buffers, work)
+    _walk(layer, tile, buffers, backend, work)
 
 
 def pvalues(
@@ -115,20 +115,20 @@ def _fill_ranges(
     def codes(shape: tuple[int, int]) -> np.ndarray:
         return buffers.get("codes", shape, np.uint8)
 
-    def work(block: Block, rows: slice) -> None:
+    def work(block: Block, rows: slice, threads: int) -> None:
         if width == layer.shape[1]:
             out = pair[0][rows], pair[1][rows]
-            backend.ranges(coder, ranges, block.bits, block.first, reference[rows], codes, out)
+            backend.ranges(coder, ranges, block.bits, block.first, reference[rows], codes, out, threads)
             return
         for piece in in_steps(slice(0, rows.stop - rows.start), coded_samples(width)):
             at = slice(rows.start + piece.start, rows.start + piece.stop)
             shape = (piece.stop - piece.start, width)
             parts = tuple(_scratch(block, layer, buffers, end, shape, kind) for end in ("pmin", "pmax"))
-            backend.ranges(coder, ranges, block.bits[piece], block.first, reference[at], codes, parts)
+            backend.ranges(coder, ranges, block.bits[piece], block.first, reference[at], codes, parts, threads)
             for part, whole in zip(parts, pair, strict=True):
                 _copy_into(part, whole, at, tile)
 
-    _walk(layer, tile, buffers, work)
+    _walk(layer, tile, buffers, backend, work)
 
 
 def _scratch(
@@ -187,16 +187,23 @@ def _codes_of_sample(
     return codes[0]
 
 
-def _walk(layer: Layer, tile: slice, buffers: Buffers, work: Callable[[Block, slice], None]) -> None:
-    """``work(block, rows)`` over some nodes of a layer; all at once of what is on a GPU and stays there."""
+def _walk(
+    layer: Layer, tile: slice, buffers: Buffers, backend: Backend, work: Callable[[Block, slice, int], None]
+) -> None:
+    """``work(block, rows, threads)`` over some nodes of a layer; all at once of what is on a GPU and stays there."""
+    samples, nodes = layer.shape[0], tile.stop - tile.start
 
-    def part(rows: slice) -> None:
-        work(read_block(layer, rows, tile, buffers), rows)
+    def part(rows: slice, threads: int = 1) -> None:
+        work(read_block(layer, rows, tile, buffers), rows, threads)
 
     if buffers.on_device and layer.on_device:
-        part(slice(0, layer.shape[0]))
-    else:
-        each_part(part, layer.shape[0], tile.stop - tile.start, layer.float_format.key.itemsize, layer.in_memory, None)
+        part(slice(0, samples))
+        return
+    with backend.one_caller(threads_in_place(layer, samples * nodes)) as threads:
+        if threads > 1:
+            part(slice(0, samples), threads)
+            return
+    each_part(part, samples, nodes, layer.float_format.key.itemsize, layer.in_memory, None)
 
 
 def _output_for(out: Any, source: Activations, layer: str) -> Any:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpv.kernels.cpu.lanes import aligned
+from hpv.kernels.cpu.parallel import borders
 from hpv.kernels.cpu.tiles import GROUP
 from hpv.kernels.rules import COUNT
 
@@ -30,12 +31,13 @@ class Counts(NamedTuple):
 class Accumulation:
     """Counts of n nodes that are being added up, in the layout of a coder's kernels."""
 
-    def __init__(self, nodes: int, edges: int, dtype: np.dtype, width: int) -> None:
-        """``width``: nodes with room, as the kernels want them."""
+    def __init__(self, nodes: int, edges: int, dtype: np.dtype, width: int, threads: int) -> None:
+        """``width``: nodes with room, as the kernels want them. What threads write is apart, their number first."""
+        self.threads = threads
         self.survivors = np.zeros((nodes, edges), COUNT)
         self.counted = np.zeros(nodes, COUNT)
-        self.lowest = aligned((width,), dtype, np.iinfo(dtype).max)
-        self.highest = aligned((width,), dtype, np.iinfo(dtype).min)
+        self.lowest = aligned((threads, width), dtype, np.iinfo(dtype).max)
+        self.highest = aligned((threads, width), dtype, np.iinfo(dtype).min)
         self.rows = 0
         """Rows since the small counters were emptied."""
 
@@ -68,6 +70,10 @@ class Accumulation:
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest keys; the lowest was kept as key - 1."""
         with np.errstate(over="ignore"):
-            lowest = self.lowest + self.lowest.dtype.type(1)
+            lowest = self.lowest.min(axis=0) + self.lowest.dtype.type(1)
         lowest[lowest == np.iinfo(lowest.dtype).min] = np.iinfo(lowest.dtype).max
-        return lowest, self.highest
+        return lowest, self.highest.max(axis=0)
+
+    def borders(self, rows: np.ndarray, step: int) -> np.ndarray:
+        """Where the parts of the threads begin and end in rows that were filled up to whole steps."""
+        return borders(len(rows), self.threads, step)

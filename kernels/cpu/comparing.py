@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange
 
 from hpv.kernels.cpu.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
 from hpv.kernels.cpu.lanes import LANE_BYTES, aligned, load_lanes, store_lanes
+from hpv.kernels.cpu.parallel import borders, in_parts
 from hpv.kernels.cpu.stacks import (
     ROWS,
     add_reached,
@@ -35,13 +37,13 @@ class Comparing(NamedTuple):
     infinity: int
     """Key of +inf in the format of the values."""
 
-    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-        encode_few(bits, first, self.packed, self.infinity, codes)
+        encode_parts(borders(len(bits), threads), bits, first, self.packed, self.infinity, codes)
 
-    def start(self, dtype: np.dtype) -> Accumulation:
+    def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
-        return _OneByOne(self, dtype)
+        return _OneByOne(self, dtype, threads)
 
 
 def make_comparing(edges: np.ndarray, infinity: int) -> Comparing:
@@ -58,21 +60,23 @@ def make_comparing_counter(edges: np.ndarray, infinity: int) -> Comparing:
 class _OneByOne(Accumulation):
     """The first edge is -inf."""
 
-    def __init__(self, counter: Comparing, dtype: np.dtype) -> None:
+    def __init__(self, counter: Comparing, dtype: np.dtype, threads: int) -> None:
         blocks, edges, lanes = counter.packed.shape
-        super().__init__(counter.nodes, edges - 1, dtype, blocks * lanes)
+        super().__init__(counter.nodes, edges - 1, dtype, blocks * lanes, threads)
         self.counter = counter
-        self.part = aligned(counter.packed.shape, dtype, 0)
+        self.parts = aligned((threads, *counter.packed.shape), dtype, 0)
 
     def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
         chosen, what = padded_rows(rows, ROWS), (self.counter.packed, self.counter.infinity)
-        count_few(bits, first, self.counter.nodes, chosen, *what, self.part, self.lowest, self.highest)
+        state = self.parts, self.lowest, self.highest
+        count_parts(self.borders(chosen, ROWS), bits, first, self.counter.nodes, chosen, *what, *state)
 
     def empty(self) -> None:
-        part = unpack(self.part, self.counter.nodes)
-        self.counted += part[:, 0]
-        self.survivors += part[:, 1:]
-        self.part[:] = 0
+        for packed in self.parts:
+            part = unpack(packed, self.counter.nodes)
+            self.counted += part[:, 0]
+            self.survivors += part[:, 1:]
+        self.parts[:] = 0
 
 
 def pack_edges(edges: np.ndarray) -> np.ndarray:
@@ -91,6 +95,23 @@ def unpack(packed: np.ndarray, nodes: int) -> np.ndarray:
     """The reverse: (b, k, l) to (n, k)."""
     blocks, k, lanes = packed.shape
     return packed.transpose(0, 2, 1).reshape(blocks * lanes, k)[:nodes]
+
+
+@in_parts
+def encode_parts(borders, bits, first, edges, infinity, codes):  # (p + 1,), (s, N), (b, k, l) -> (s, n)
+    """Codes of all samples."""
+    for p in prange(borders.size - 1):
+        part = slice(borders[p], borders[p + 1])
+        encode_few(bits[part], first, edges, infinity, codes[part])
+
+
+@in_parts
+def count_parts(borders, bits, first, nodes, rows, edges, infinity, survivors, lowest, highest):
+    # (p + 1,), (s, N), (r,), (b, k, l) -> (p, b, k, l), (p, b * l), (p, b * l)
+    """Add the chosen rows, each part to counters of its own."""
+    for p in prange(borders.size - 1):
+        chosen = rows[borders[p] : borders[p + 1]]
+        count_few(bits, first, nodes, chosen, edges, infinity, survivors[p], lowest[p], highest[p])
 
 
 @kernel

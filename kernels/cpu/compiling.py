@@ -38,11 +38,23 @@ _SOURCES = sources_hash()
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on the first call, one version per combination of dtypes; callers run it from threads of their own."""
+    return _compile(function, cache_folder())
+
+
+def parallel_kernel(function: Callable[..., Any]) -> Any:
+    """The same over Numba's own threads; only ``parallel.py`` may call these, behind its guard.
+
+    Kept elsewhere: Numba takes two versions of one function for the same.
+    """
+    return _compile(function, cache_folder() / "parallel", parallel=True)
+
+
+def _compile(function: Callable[..., Any], folder: Path, **options: bool) -> Any:
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(cache_folder())
+    config.CACHE_DIR = str(folder)
     try:
-        return numba.njit(function, nogil=True, cache=True, error_model="numpy")
+        return numba.njit(function, nogil=True, cache=True, error_model="numpy", **options)
     except RuntimeError:  # nowhere to write: compile in every process
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, nogil=True, error_model="numpy", **options)
     finally:
         config.CACHE_DIR = before

@@ -1,4 +1,4 @@
-"""Coding in half the bits: float32 edges that lie on a grid are compared as 16-bit cells, twice as many at once.
+"""Coder: comparisons in half the bits. Float32 edges on a grid are compared as 16-bit cells, twice as many at once.
 
 A node's grid has steps of 2**shift keys and 65,535 cells; the cell of a value says on which side of an edge on the grid
 it lies, exactly. Proposed edges are placed on such a grid (placing.py); the others (modal values, extremes, edges that
@@ -9,16 +9,16 @@ Shapes: n = nodes, k = edges, b = blocks of 32 nodes, v = slots (rows of 32 cell
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import prange
 
 from hpv.kernels.cpu.accumulation import Accumulation
+from hpv.kernels.cpu.cells import HALF, NODES, add_one, count_one, join, start_codes, store_bytes, to_cells
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import Lanes, address_of, aligned, load, load_lanes, shuffle, store_lanes
+from hpv.kernels.cpu.lanes import aligned, load_lanes, store_lanes
+from hpv.kernels.cpu.parallel import borders, in_parts
 from hpv.kernels.cpu.stacks import (
     ROWS,
     add_reached,
@@ -27,13 +27,8 @@ from hpv.kernels.cpu.stacks import (
     keep_lowest,
     load_keys,
     padded_rows,
-    write_bytes,
 )
-from hpv.kernels.rules import NAN_CODE
 
-NODES = 32
-"""Nodes of a block: as many 16-bit cells as a vector holds."""
-HALF = 16
 MOST_SHIFT = 16
 LAST_CELL = 65_534
 OTHERS = 6
@@ -41,8 +36,6 @@ OTHERS = 6
 NEVER = np.iinfo(np.int16).max
 """A cell above the last one: no value reaches it."""
 NO_EDGE = np.iinfo(np.int32).max
-CELLS = Lanes(16, NODES)
-KEYS = Lanes(32, HALF)
 
 
 class Grid(NamedTuple):
@@ -84,33 +77,34 @@ class OnGrid(NamedTuple):
     infinity: int
     """Key of +inf in the format of the values."""
 
-    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-        encode_grid(bits, first, self.grid.arrays, self.infinity, codes)
+        encode_parts(borders(len(bits), threads), bits, first, self.grid.arrays, self.infinity, codes)
 
-    def start(self, dtype: np.dtype) -> Accumulation:
+    def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
-        return _OnGrid(self, dtype)
+        return _OnGrid(self, dtype, threads)
 
 
 class _OnGrid(Accumulation):
     """A counter for each slot."""
 
-    def __init__(self, counter: OnGrid, dtype: np.dtype) -> None:
+    def __init__(self, counter: OnGrid, dtype: np.dtype, threads: int) -> None:
         self.grid, self.infinity = counter
-        super().__init__(*self.grid.places.shape, dtype, len(self.grid.low))
+        super().__init__(*self.grid.places.shape, dtype, len(self.grid.low), threads)
         small = (self.grid.cells, self.grid.full, self.grid.low)
-        self.in_cells, self.in_full, self.numbers = (aligned(one.shape, one.dtype, 0) for one in small)
+        self.small = [aligned((threads, *one.shape), one.dtype, 0) for one in small]
 
     def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        chosen, small = padded_rows(rows, ROWS), (self.in_cells, self.in_full, self.numbers)
+        chosen = padded_rows(rows, ROWS)
         what = (len(self.survivors), chosen, self.grid.arrays, self.infinity)
-        count_grid(bits, first, *what, *small, self.lowest, self.highest)
+        count_parts(self.borders(chosen, ROWS), bits, first, *what, *self.small, self.lowest, self.highest)
 
     def empty(self) -> None:
-        collect(self.grid.places, self.in_cells, self.in_full, self.survivors)
-        self.counted += self.numbers[: len(self.counted)]
-        for small in (self.in_cells, self.in_full, self.numbers):
+        for in_cells, in_full, numbers in zip(*self.small, strict=True):
+            collect(self.grid.places, in_cells, in_full, self.survivors)
+            self.counted += numbers[: len(self.counted)]
+        for small in self.small:
             small[:] = 0
 
 
@@ -228,114 +222,21 @@ def collect(places, in_cells, in_full, survivors):  # (n, k), (v, 32), (v, 32) -
                 survivors[node, j] += in_full[-1 - place, lane]
 
 
-@intrinsic
-def to_cells(typing: Any, left: Any, right: Any, low: Any, high: Any, shift: Any, first: Any) -> Any:
-    """Cells (a stack of 32 lanes) of the keys of 32 nodes from ``first`` on; NaN falls below all edges."""
-    signature = types.UniTuple(CELLS, ROWS)(left, right, low, high, shift, first)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        sides, first = arguments[:2], arguments[5]
-        bounds: list[list[Any]] = []
-        for half in range(2):
-            offset = builder.add(first, first.type(half * HALF))
-            vectors = []
-            for kind, array in zip(signature.args[2:5], arguments[2:5], strict=True):
-                vectors.append(load(builder, address_of(context, builder, kind, array, offset), KEYS))
-            bounds.append(vectors)
-        stack = []
-        for q in range(ROWS):
-            halves = []
-            for side, (lowest, highest, step) in zip(sides, bounds, strict=True):
-                key = builder.extract_value(side, q)
-                key = builder.select(builder.icmp_signed("<", key, lowest), lowest, key)
-                key = builder.select(builder.icmp_signed(">", key, highest), highest, key)
-                # The difference may pass the sign bit: as an unsigned number it is right.
-                cell = builder.lshr(builder.sub(key, lowest), step)
-                halves.append(builder.sub(cell, KEYS.constant(32_768)))
-            whole = shuffle(builder, *halves, list(range(NODES)))
-            stack.append(builder.trunc(whole, CELLS.llvm))
-        return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
+@in_parts
+def encode_parts(borders, bits, first, grid, infinity, codes):  # (p + 1,), (s, N) -> (s, n)
+    """Codes of all samples."""
+    for p in prange(borders.size - 1):
+        part = slice(borders[p], borders[p + 1])
+        encode_grid(bits[part], first, grid, infinity, codes[part])
 
 
-@intrinsic
-def start_codes(typing: Any, keys: Any) -> Any:
-    """A stack of codes before the first edge: 0, and NAN_CODE where the key is NaN's."""
-    signature = keys(keys)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        stack = []
-        for q in range(ROWS):
-            nan = builder.icmp_signed("==", builder.extract_value(arguments[0], q), KEYS.lowest)
-            stack.append(builder.select(nan, KEYS.constant(NAN_CODE), KEYS.constant(0)))
-        return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
-
-
-@intrinsic
-def join(typing: Any, left: Any, right: Any) -> Any:
-    """Two stacks of 16 lanes as one of 32 narrower ones."""
-    signature = types.UniTuple(CELLS, ROWS)(left, right)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        stack = []
-        for q in range(ROWS):
-            halves = [builder.extract_value(side, q) for side in arguments]
-            stack.append(builder.trunc(shuffle(builder, *halves, list(range(NODES))), CELLS.llvm))
-        return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
-
-
-@intrinsic
-def store_bytes(typing: Any, codes: Any, i: Any, first: Any, width: Any, height: Any, stack: Any) -> Any:
-    """Write a stack to ``codes[i : i + height, first : first + width]``."""
-    signature = types.void(codes, i, first, width, height, stack)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        *place, stack = arguments
-        narrow = [builder.trunc(builder.extract_value(stack, q), Lanes(8, NODES).llvm) for q in range(ROWS)]
-        write_bytes(context, builder, signature.args[0], tuple(place), narrow)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def add_one(typing: Any, codes: Any, keys: Any, edge: Any, one: Any) -> Any:
-    """``codes + (keys >= edge)`` for each sample of the stack.
-
-    ``one`` holds 1 in every lane, from memory: a 1 that LLVM knew of would become two more instructions.
-    """
-    signature = codes(codes, keys, edge, one)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        codes, keys, edge, one = arguments
-        stack = []
-        for q in range(ROWS):
-            code = builder.extract_value(codes, q)
-            reached = builder.icmp_signed(">=", builder.extract_value(keys, q), edge)
-            stack.append(builder.select(reached, builder.add(code, one), code))
-        return context.make_tuple(builder, signature.return_type, stack)
-
-    return signature, generate
-
-
-@intrinsic
-def count_one(typing: Any, survivors: Any, keys: Any, edge: Any, one: Any) -> Any:
-    """``survivors`` + the number of samples in the stack with ``key >= edge``; ``one`` as above."""
-    signature = survivors(survivors, keys, edge, one)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        survivors, keys, edge, one = arguments
-        for q in range(ROWS):
-            reached = builder.icmp_signed(">=", builder.extract_value(keys, q), edge)
-            survivors = builder.select(reached, builder.add(survivors, one), survivors)
-        return survivors
-
-    return signature, generate
+@in_parts
+def count_parts(borders, bits, first, nodes, rows, grid, infinity, in_cells, in_full, numbers, lowest, highest):
+    # (p + 1,), (s, N), (r,) -> (p, v, 32), (p, v, 32), (p, 32 b), (p, 32 b), (p, 32 b)
+    """Add the chosen rows, each part to counters of its own."""
+    for p in prange(borders.size - 1):
+        what, small = (rows[borders[p] : borders[p + 1]], grid, infinity), (in_cells[p], in_full[p], numbers[p])
+        count_grid(bits, first, nodes, *what, *small, lowest[p], highest[p])
 
 
 @kernel
@@ -372,7 +273,7 @@ def count_grid(bits, first, nodes, rows, grid, infinity, in_cells, in_full, numb
     ``in_cells`` is 16 bits wide: at most 32,760 rows between two times that it is emptied.
     """
     cells, cell_slots, full, full_slots, low, high, shift = grid
-    one = load_lanes(np.ones(NODES, np.int16), 0)
+    one, least = load_lanes(np.ones(NODES, np.int16), 0), load_lanes(np.full(HALF, -infinity, np.int32), 0)
     for i in range(0, rows.size, ROWS):
         for b in range(cell_slots.size - 1):
             j = b * NODES
@@ -381,7 +282,7 @@ def count_grid(bits, first, nodes, rows, grid, infinity, in_cells, in_full, numb
             for keys, at in ((left, j), (right, j + HALF)):
                 store_lanes(lowest, at, keep_lowest(load_lanes(lowest, at), keys))
                 store_lanes(highest, at, keep_highest(load_lanes(highest, at), keys))
-                store_lanes(numbers, at, count_numbers(load_lanes(numbers, at), keys))
+                store_lanes(numbers, at, count_reached(load_lanes(numbers, at), keys, least))
             for slot in range(full_slots[b], full_slots[b + 1]):
                 for keys, at in ((left, slot * NODES), (right, slot * NODES + HALF)):
                     store_lanes(in_full, at, count_reached(load_lanes(in_full, at), keys, load_lanes(full, at)))
@@ -389,18 +290,3 @@ def count_grid(bits, first, nodes, rows, grid, infinity, in_cells, in_full, numb
             for slot in range(cell_slots[b], cell_slots[b + 1]):
                 at = slot * NODES
                 store_lanes(in_cells, at, count_one(load_lanes(in_cells, at), inside, load_lanes(cells, at), one))
-
-
-@intrinsic
-def count_numbers(typing: Any, numbers: Any, keys: Any) -> Any:
-    """``numbers`` + how many of the stack's keys are not NaN's."""
-    signature = numbers(numbers, keys)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        numbers, keys = arguments
-        for q in range(ROWS):
-            number = builder.icmp_signed("!=", builder.extract_value(keys, q), KEYS.lowest)
-            numbers = builder.add(numbers, builder.zext(number, KEYS.llvm))
-        return numbers
-
-    return signature, generate

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.compiling import kernel
@@ -30,9 +30,10 @@ from hpv.kernels.cpu.lanes import (
     stream,
     transpose,
 )
-from hpv.kernels.cpu.registers import has_registers, looks_up_in_registers, pick_entry, pick_from_memory
+from hpv.kernels.cpu.parallel import borders, in_parts
+from hpv.kernels.cpu.registers import looks_up_in_registers, pick_entry
 from hpv.kernels.cpu.stacks import padded_rows
-from hpv.kernels.cpu.tiles import COLLECTED, GROUP, pack_tile, present_rows, space_of_thread
+from hpv.kernels.cpu.tiles import COLLECTED, GROUP, pack_tile, present_rows, space_of_part, spaces_of_thread
 from hpv.kernels.cpu.trees import plant_trees, search_tile
 
 # Samples of one class that are worth a group of their own.
@@ -81,7 +82,13 @@ def spread(table: np.ndarray, entries: int) -> np.ndarray:
 
 
 def fill_directly(
-    bits: np.ndarray, first: int, classes: np.ndarray, tables: RangeTables, pmin: np.ndarray, pmax: np.ndarray
+    bits: np.ndarray,
+    first: int,
+    classes: np.ndarray,
+    tables: RangeTables,
+    pmin: np.ndarray,
+    pmax: np.ndarray,
+    threads: int = 1,
 ) -> bool:
     """Write the ranges (s, n) of the nodes ``first : first + n`` of a block (s, N) if that needs no codes.
 
@@ -94,11 +101,11 @@ def fill_directly(
         return False
     targets = [out.reshape(-1).view(tables.low.dtype) for out in (pmin, pmax)]
     starts = tuple(line_start(target) for target in targets)
-    space = space_of_thread(bits.dtype)
+    spaces = spaces_of_thread(bits.dtype, threads)
     for c in present:
         rows = padded_rows(np.flatnonzero(classes == c), GROUP)
-        what = tables.trees, tables.levels, tables.infinity, space, tables.low[c], tables.high[c]
-        range_many(bits, first, pmin.shape[1], rows, *what, *targets, starts)
+        what = tables.trees, tables.levels, tables.infinity, spaces, tables.low[c], tables.high[c]
+        range_parts(borders(len(rows), threads, GROUP), bits, first, pmin.shape[1], rows, *what, *targets, starts)
     return True
 
 
@@ -118,24 +125,29 @@ def look_up_square(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         codes, at, tables, start, _, lines, to, width = arguments
-        native, square = has_registers(context), []
+        square, vectors = [], range(0, entries, lanes.count)
         for q in range(lanes.count):
             offset = builder.add(at, at.type(q * GROUP))
             place = load(builder, address_of(context, builder, signature.args[0], codes, offset), Lanes(8, lanes.count))
             place = builder.and_(builder.zext(place, lanes.llvm), lanes.constant(entries - 1))
             first = address_of(context, builder, signature.args[2], tables, builder.add(start, start.type(q * entries)))
-            if native:
-                vectors = range(0, entries, lanes.count)
-                table = [load(builder, builder.gep(first, [start.type(v)]), lanes) for v in vectors]
-                square.append(pick_entry(builder, lanes, table, place))
-            else:
-                square.append(pick_from_memory(builder, lanes, first, place))
+            table = [load(builder, builder.gep(first, [start.type(v)]), lanes) for v in vectors]
+            square.append(pick_entry(builder, lanes, table, place))
         for q, sample in enumerate(transpose(builder, square)):
             offset = builder.add(to, builder.mul(width, width.type(q)))
             store(builder, address_of(context, builder, signature.args[5], lines, offset), sample)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@in_parts
+def range_parts(borders, bits, first, nodes, rows, trees, levels, infinity, spaces, low, high, pmin, pmax, starts):
+    # (p + 1,), (s, N), (r,), (n, t), (n, e), (n, e) -> (s * n,), (s * n,)
+    """Ranges of the chosen rows."""
+    for p in prange(borders.size - 1):
+        what = rows[borders[p] : borders[p + 1]], trees, levels, infinity, space_of_part(spaces, p)
+        range_many(bits, first, nodes, *what, low, high, pmin, pmax, starts)
 
 
 @kernel
@@ -167,10 +179,31 @@ def range_many(bits, first, nodes, rows, trees, levels, infinity, space, low, hi
     fence()
 
 
+def look_up(
+    codes: np.ndarray,
+    classes: np.ndarray,
+    pairs: tuple[np.ndarray, np.ndarray],
+    pmin: np.ndarray,
+    pmax: np.ndarray,
+    threads: int = 1,
+) -> None:
+    """Write the ranges (s, n) of codes (s, n) from tables of pmin and pmax (c, n, t)."""
+    look_up_parts(borders(len(codes), threads), codes, classes, *pairs, pmin, pmax)
+
+
 def pair_tables(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Copies of two tables whose entries lie side by side, as they are read: a look-up misses the caches once."""
     pairs = np.stack([low, high], axis=-1)
     return pairs[..., 0], pairs[..., 1]
+
+
+@in_parts
+def look_up_parts(borders, codes, classes, low, high, pmin, pmax):
+    # (p + 1,), (s, n), (s,), (c, n, t), (c, n, t) -> (s, n), (s, n)
+    """Ranges of all samples, by their codes."""
+    for p in prange(borders.size - 1):
+        part = slice(borders[p], borders[p + 1])
+        look_up_ranges(codes[part], classes[part], low, high, pmin[part], pmax[part])
 
 
 @kernel

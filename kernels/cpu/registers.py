@@ -27,13 +27,7 @@ def looks_up_in_registers() -> bool:
 
 def looks_up_bytes_in_registers() -> bool:
     """Whether it also looks up single bytes, and leaves bytes out."""
-    context = cpu_target.target_context
-    return has_registers(context) and compresses_bytes(context) and "+avx512vbmi" in _features(context)
-
-
-def compresses_bytes(context: Any) -> bool:
-    """Whether the processor leaves bytes out of a vector."""
-    return "+avx512vbmi2" in _features(context)
+    return looks_up_in_registers() and {"+avx512vbmi", "+avx512vbmi2"} <= set(_features(cpu_target.target_context))
 
 
 def compress(builder: ir.IRBuilder, lanes: Lanes, value: Any, mask: Any) -> Any:

@@ -34,6 +34,7 @@ from hpv.kernels.cpu.lanes import (
     store,
     transpose,
 )
+from hpv.kernels.cpu.registers import has_registers
 from hpv.kernels.rules import CODE
 
 # Samples whose codes fill one vector: so many are worked on at once.
@@ -63,31 +64,37 @@ class Space(NamedTuple):
     """Bytes of the results of some samples of a tile, sample by sample."""
 
 
-def make_space(dtype: np.dtype) -> Space:
-    """Working memory for values of one format."""
+def make_spaces(dtype: np.dtype, parts: int) -> Space:
+    """Working memory for values of one format, for every part (the first axis) its own."""
     nodes, lanes = min(TILE_NODES, TILE_BYTES // dtype.itemsize), LANE_BYTES // dtype.itemsize
-    keys, square = aligned((nodes, stride(lanes)), dtype), aligned((GROUP, lanes), dtype)
+    keys, square = aligned((parts, nodes, stride(lanes)), dtype), aligned((parts, GROUP, lanes), dtype)
     # A line is longer than its tile, and so starts elsewhere in the caches than the one before.
     lines = max(COLLECTED * (nodes + LANE_BYTES // 4), GROUP * (nodes + LANE_BYTES))
-    codes, answers = (aligned((nodes, GROUP), CODE) for _ in range(2))
-    return Space(keys, square, codes, answers, aligned((lines,), np.uint8))
+    codes, answers = (aligned((parts, nodes, GROUP), CODE) for _ in range(2))
+    return Space(keys, square, codes, answers, aligned((parts, lines), np.uint8))
+
+
+@kernel
+def space_of_part(spaces, p):
+    """Working memory of part number ``p``."""
+    return Space(spaces.keys[p], spaces.square[p], spaces.codes[p], spaces.answers[p], spaces.lines[p])
 
 
 class _Spaces(threading.local):
     """Working memory that a thread keeps: fresh pages cost more than the work on them."""
 
     def __init__(self) -> None:
-        self.known: dict[np.dtype, Space] = {}
+        self.known: dict[tuple[np.dtype, int], Space] = {}
 
 
 _spaces = _Spaces()
 
 
-def space_of_thread(dtype: np.dtype) -> Space:
-    """This thread's working memory for values of one format."""
-    if dtype not in _spaces.known:
-        _spaces.known[dtype] = make_space(dtype)
-    return _spaces.known[dtype]
+def spaces_of_thread(dtype: np.dtype, parts: int) -> Space:
+    """This thread's working memory for values of one format; for so many parts, which other threads may do."""
+    if (dtype, parts) not in _spaces.known:
+        _spaces.known[dtype, parts] = make_spaces(dtype, parts)
+    return _spaces.known[dtype, parts]
 
 
 def stride(lanes: int) -> int:
@@ -127,6 +134,44 @@ def pack(typing: Any, bits: Any, rows: Any, r: Any, column: Any, infinity: Any, 
 
 
 @intrinsic
+def gather_codes(typing: Any, codes: Any, rows: Any, r: Any, column: Any, tile: Any, to: Any) -> Any:
+    """The reverse of ``transpose_codes``: from a matrix, the rows ``rows[r : r + GROUP]`` and CODE_NODES columns."""
+    signature = types.void(codes, rows, r, column, tile, to)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        codes, rows, r, column, tile, to = arguments
+        columns, short = columns_of(context, builder, signature.args[0], codes), Lanes(8, CODE_NODES)
+        lines = []
+        for q in range(GROUP):
+            place = address_of(context, builder, signature.args[1], rows, builder.add(r, r.type(q)))
+            offset = builder.add(builder.mul(builder.load(place, typ=INT64), columns), column)
+            lines.append(load(builder, address_of(context, builder, signature.args[0], codes, offset), short))
+        square = []
+        for q in range(CODE_NODES):
+            a, b, c, d = lines[q::CODE_NODES]
+            halves = [shuffle(builder, one, other, list(range(2 * CODE_NODES))) for one, other in ((a, b), (c, d))]
+            square.append(shuffle(builder, *halves, list(range(GROUP))))
+        for q, node in enumerate(interleave(builder, square, CODE_NODES)):
+            offset = builder.add(to, to.type(q * GROUP))
+            store(builder, address_of(context, builder, signature.args[4], tile, offset), node)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@kernel
+def load_code_tile(codes, column, width, rows, r, space):  # (s, N), (r,)
+    """Codes of ``width`` nodes from ``column`` on, node by node; NAN_CODE where a row is -1."""
+    inside = width // CODE_NODES * CODE_NODES if rows[r + GROUP - 1] >= 0 else 0
+    tile = space.codes.reshape(-1)
+    for j in range(0, inside, CODE_NODES):
+        gather_codes(codes, rows, r, column + j, tile, j * GROUP)
+    for j in range(inside, width, CODE_NODES):
+        copy_square(codes, column + j, min(CODE_NODES, width - j), rows, r, 1, space.square)
+        gather_codes(space.square, np.arange(GROUP), 0, 0, tile, j * GROUP)
+
+
+@intrinsic
 def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width: Any) -> Any:
     """GROUP codes of CODE_NODES nodes, node after node, become lines of one sample each, ``width`` apart."""
     signature = types.void(codes, at, lines, to, width)
@@ -149,11 +194,16 @@ def transpose_codes(typing: Any, codes: Any, at: Any, lines: Any, to: Any, width
 
 @intrinsic
 def fetch(typing: Any, array: Any, row: Any, column: Any) -> Any:
-    """Ask for GROUP items of a C-contiguous matrix before they are needed."""
+    """Ask for GROUP items of a C-contiguous matrix before they are needed.
+
+    Only where trees are searched in registers: in memory the search is up to 1.6 times as fast without (measured).
+    """
     signature = types.void(array, row, column)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         array, row, column = arguments
+        if not has_registers(context):
+            return context.get_dummy_value()
         columns = columns_of(context, builder, signature.args[0], array)
         start = builder.add(builder.mul(row, columns), column)
         for c in range(0, GROUP, LANE_BYTES * 8 // signature.args[0].dtype.bitwidth):
@@ -182,7 +232,7 @@ def pack_tile(bits, column, width, rows, r, infinity, space):  # (s, N), (r,)
 
 @kernel
 def copy_square(bits, column, width, rows, r, skip, spare):
-    """Every ``skip``-th of the chosen rows; NaN where there is no value."""
+    """Every ``skip``-th of the chosen rows; NaN, or its code, where there is no value."""
     spare[:] = np.iinfo(spare.dtype).max
     for q in range(0, GROUP, skip):
         row = rows[r + q]

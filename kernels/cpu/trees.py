@@ -9,26 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import prange, types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
 from hpv.kernels.cpu.lanes import (
-    INT64,
     LANE_BYTES,
     address_of,
     aligned,
     call,
-    fence,
     lanes_of,
-    line_start,
     load,
-    load_lanes,
-    splat,
     store_lanes,
-    stream,
 )
+from hpv.kernels.cpu.parallel import borders, in_parts
 from hpv.kernels.cpu.registers import has_registers, pick, pick_from_memory
 from hpv.kernels.cpu.stacks import padded_rows
 from hpv.kernels.cpu.tiles import (
@@ -38,19 +33,16 @@ from hpv.kernels.cpu.tiles import (
     fetch,
     pack_tile,
     present_rows,
-    space_of_thread,
+    space_of_part,
+    spaces_of_thread,
     transpose_tile,
 )
 from hpv.kernels.rules import NAN_CODE
 
 # Depths of search trees: a kernel is compiled for each depth that is used.
 DEPTHS = (6, 7, 8)
-# Search trees whose edges are few enough to be counted by comparing codes.
-SHALLOW = 6
 # Nodes whose codes are counted by turns.
 TURNS = 8
-# Arrays of codes larger than this are written past the caches.
-STREAMED_CODES = 2**22
 
 
 class Trees(NamedTuple):
@@ -65,15 +57,14 @@ class Trees(NamedTuple):
     infinity: int
     """Key of +inf in the format of the values."""
 
-    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray) -> None:
+    def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
-        rows = padded_rows(np.arange(len(bits)), GROUP)
-        start = line_start(codes) if codes.nbytes > STREAMED_CODES else -1
-        encode_many(bits, first, rows, *self[:2], self.infinity, space_of_thread(bits.dtype), codes, start)
+        rows, spaces = padded_rows(np.arange(len(bits)), GROUP), spaces_of_thread(bits.dtype, threads)
+        encode_parts(borders(len(rows), threads, GROUP), bits, first, rows, *self[:2], self.infinity, spaces, codes)
 
-    def start(self, dtype: np.dtype) -> Accumulation:
+    def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
-        return _ByTree(self, dtype)
+        return _ByTree(self, dtype, threads)
 
 
 def make_trees(edges: np.ndarray, infinity: int) -> Trees:
@@ -82,40 +73,43 @@ def make_trees(edges: np.ndarray, infinity: int) -> Trees:
 
 
 class _ByTree(Accumulation):
-    """A counter for each code, or for each code or a higher one."""
+    """A counter for each code."""
 
-    def __init__(self, counter: Trees, dtype: np.dtype) -> None:
+    def __init__(self, counter: Trees, dtype: np.dtype, threads: int) -> None:
         nodes = len(counter.trees)
-        super().__init__(nodes, counter.edges, dtype, nodes)
+        super().__init__(nodes, counter.edges, dtype, nodes, threads)
         self.counter = counter
-        self.part = aligned((nodes, 1 << len(counter.levels)), np.uint16, 0)
+        self.parts = aligned((threads, nodes, 1 << len(counter.levels)), np.uint16, 0)
 
     def add_few(self, bits: np.ndarray, first: int, rows: np.ndarray) -> None:
-        what = (self.counter.edges, *self.counter[:2], self.counter.infinity)
-        state = (space_of_thread(bits.dtype), self.part.reshape(-1), self.lowest, self.highest)
-        count_many(bits, first, len(self.counter.trees), padded_rows(rows, GROUP), *what, *state)
+        chosen, what = padded_rows(rows, GROUP), (*self.counter[:2], self.counter.infinity)
+        state = spaces_of_thread(bits.dtype, self.threads), self.parts, self.lowest, self.highest
+        parts = self.borders(chosen, GROUP)
+        count_parts(parts, bits, first, len(self.counter.trees), chosen, *what, *state)
 
     def empty(self) -> None:
         # The highest code is NaN's.
-        if len(self.counter.levels) <= SHALLOW:
-            above = self.part[:, :-1].astype(np.int64) - self.part[:, -1:]
-        else:
-            above = self.part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
-        self.counted += above[:, 0]
-        self.survivors += above[:, 1 : self.counter.edges + 1]
-        self.part[:] = 0
+        for part in self.parts:
+            above = part[:, -2::-1].cumsum(axis=1, dtype=np.int64)[:, ::-1]
+            self.counted += above[:, 0]
+            self.survivors += above[:, 1 : self.counter.edges + 1]
+        self.parts[:] = 0
 
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest keys; the highest was kept as key + 1."""
-        least = np.iinfo(self.highest.dtype).min
-        return self.lowest, np.where(self.highest > least, self.highest - (self.highest > least), least)
+        highest, least = self.highest.max(axis=0), np.iinfo(self.highest.dtype).min
+        return self.lowest.min(axis=0), np.where(highest > least, highest - (highest > least), least)
+
+
+def depth_of(edges: int) -> int:
+    """Depth of the trees of so many edges; the highest code of a tree is NaN's."""
+    return next(depth for depth in DEPTHS if edges <= (1 << depth) - 2)
 
 
 def plant_trees(edges: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """Edges of nodes (n, k) as search trees (n, t), and their levels."""
     n, k = edges.shape
-    # The highest code of a tree is NaN's.
-    depth = next(depth for depth in DEPTHS if k <= (1 << depth) - 2)
+    depth = depth_of(k)
     padded = np.full((n, (1 << depth) - 1), np.iinfo(edges.dtype).max, edges.dtype)
     padded[:, :k] = edges
     order = tree_order(LANE_BYTES // edges.dtype.itemsize, depth)
@@ -212,18 +206,6 @@ def mark_nan(typing: Any, codes: Any, levels: Any) -> Any:
 
 
 @intrinsic
-def count_from(typing: Any, codes: Any, code: Any) -> Any:
-    """How many of the codes are ``code`` or more."""
-    signature = types.int64(codes, code)
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        reached = builder.icmp_unsigned(">=", arguments[0], splat(builder, BYTES, arguments[1]))
-        return builder.ctpop(builder.bitcast(reached, INT64))
-
-    return signature, generate
-
-
-@intrinsic
 def extremes(typing: Any, keys: Any, at: Any) -> Any:
     """The lowest of GROUP keys and the highest of the keys + 1, which wraps NaN around to the lowest integer."""
     lanes = lanes_of(keys)
@@ -267,15 +249,28 @@ def search_tile(trees, first, width, levels, space, bits, column, nodes, rows, i
         store_lanes(space.codes, c * GROUP, mark_nan(found, levels))
 
 
-@kernel
-def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start):
-    # (s, N), (r,), (n, t) -> (s, n)
-    """Codes of the nodes ``first : first + n`` of every sample; the chosen rows are all.
+@in_parts
+def encode_parts(borders, bits, first, rows, trees, levels, infinity, spaces, codes):
+    # (p + 1,), (s, N), (r,), (n, t) -> (s, n)
+    """Codes of all samples; the borders are those of rows, filled up to whole groups."""
+    for p in prange(borders.size - 1):
+        part, space = rows[borders[p] : borders[p + 1]], space_of_part(spaces, p)
+        encode_many(bits, first, part, trees, levels, infinity, space, codes)
 
-    ``start`` is an item of the codes where a line of the cache starts, or -1 to write through the caches.
-    """
+
+@in_parts
+def count_parts(borders, bits, first, nodes, rows, trees, levels, infinity, spaces, counters, lowest, highest):
+    # (p + 1,), (s, N), (r,), (n, t) -> (p, n, e), (p, n), (p, n)
+    """Add the chosen rows, each part to counters of its own."""
+    for p in prange(borders.size - 1):
+        what = rows[borders[p] : borders[p + 1]], trees, levels, infinity, space_of_part(spaces, p)
+        count_many(bits, first, nodes, *what, counters[p].reshape(-1), lowest[p], highest[p])
+
+
+@kernel
+def encode_many(bits, first, rows, trees, levels, infinity, space, codes):  # (s, N), (r,), (n, t) -> (s, n)
+    """Codes of the nodes ``first : first + n`` of the chosen rows."""
     nodes = codes.shape[1]
-    flat = codes.reshape(-1)
     for i in range(0, rows.size, GROUP):
         for j in range(0, nodes, space.keys.shape[0]):
             width = min(space.keys.shape[0], nodes - j)
@@ -284,22 +279,15 @@ def encode_many(bits, first, rows, trees, levels, infinity, space, codes, start)
             step = width + LANE_BYTES
             transpose_tile(space.codes.reshape(-1), width, space.lines, step)
             for q in range(present_rows(rows, i)):
-                to = (i + q) * nodes + j
-                if start >= 0:
-                    stream(space.lines, q * step, width, flat, to, start)
-                    continue
-                copy_line(space.lines, q * step, flat[to : to + width])
-    if start >= 0:
-        fence()
+                copy_line(space.lines, q * step, codes[rows[i + q], j : j + width])
 
 
 @kernel
-def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, counters, lowest, highest):
+def count_many(bits, first, nodes, rows, trees, levels, infinity, space, counters, lowest, highest):
     # (s, N), (r,), (n, t) -> (n * e,), (n,), (n,)
-    """Add the chosen rows, -1 as NaN, to the counters, and to the extremes (key, key + 1).
+    """Add the chosen rows, -1 as NaN, to the counters of each code, and to the extremes (key, key + 1).
 
-    Counters of a shallow tree say how often each code or a higher one occurs, those of a deep one
-    how often each code does. They have 16 bits: at most 65,535 rows between two times that they are emptied.
+    Counters have 16 bits: at most 65,535 rows between two times that they are emptied.
     """
     line = space.keys.shape[1]
     codes = space.codes.reshape(-1)
@@ -314,26 +302,11 @@ def count_many(bits, first, nodes, rows, edges, trees, levels, infinity, space, 
                 lowest[j + c] = min(lowest[j + c], low)
                 highest[j + c] = max(highest[j + c], high)
             part = counters[j * entries : (j + width) * entries]
-            if len(levels) <= SHALLOW:
-                add_shallow(codes, width, edges, entries, part)
-            else:
-                add_deep(codes, width, np.uint64(entries), part)
+            add_codes(codes, width, np.uint64(entries), part)
 
 
 @kernel
-def add_shallow(codes, width, edges, entries, counters):
-    """Comparisons, each of a whole group."""
-    for c in range(width):
-        found = load_lanes(codes, c * GROUP)
-        at = c * entries
-        counters[at] += GROUP
-        for k in range(1, edges + 1):
-            counters[at + k] += count_from(found, k)
-        counters[at + entries - 1] += count_from(found, entries - 1)
-
-
-@kernel
-def add_deep(codes, width, entries, counters):
+def add_codes(codes, width, entries, counters):
     """A counter for each code; nodes by turns, because a counter that has just been written is slow to read again."""
     last = entries - np.uint64(1)
     for c0 in range(0, width, TURNS):

@@ -30,7 +30,7 @@ STRAIGHT, BY_CODES = 1, 10**9
 def ways() -> Iterator[None]:
     """Both ways to ranges and tallies, which the number of samples would choose between."""
     for fewest in (STRAIGHT, BY_CODES):
-        with mock.patch.object(ranging, "FEWEST_ROWS", fewest), mock.patch.object(tallying, "FEWEST_VALUES", fewest):
+        with mock.patch.object(ranging, "FEWEST_ROWS", fewest), mock.patch.object(tallying, "FEWEST_ROWS", fewest):
             yield
 
 
