@@ -37,7 +37,7 @@ def measure(options: Options) -> list[Table]:
     if (free := gpu.free_memory()) is not None:
         size = min(size, free // 4)
     there = cuda.to_device(pinned[: rows_of(size, options.nodes, 4)])
-    place = moving.Place()
+    place = moving.Slot()
     of_pinned = {"copy": partial(copy_from_pinned, pinned, place)}
     of_pinned |= whole(pinned, background, np.empty(pinned.shape, np.uint8), options.threads)
     of_there = {"copy": partial(copy_there, there, place)}

@@ -52,7 +52,7 @@ def measure(options: Options) -> list[Table]:
         size = min(size, int(0.8 * free) // RESULT_SHARE)
     table = Table("cuda", f"Kernels at {BINS} bins on {size / 1e9:.2g} GB of values, {options.nodes:,} nodes, half "
                   "Gaussian, half ReLU", columns)  # fmt: skip
-    place = moving.Place()
+    place = moving.Slot()
     for form in FORMS:
         bits = bits_of(base, form)
         check(mixed(bits, form), form, background)

@@ -80,8 +80,9 @@ def test_activations_in_any_pieces_with_any_restarts(cuts: list[int], stops: lis
     assert store.store.attributes["model"] == "net"
     labels, ids = store.labels(), store.ids()
     assert labels is not None
-    assert labels.tolist() == list(range(N))
-    assert ids == [f"id{i}" for i in range(N)]
+    assert ids is not None
+    assert labels[:].tolist() == list(range(N))
+    assert [str(name) for name in ids[:]] == [f"id{i}" for i in range(N)]
     assert zarr.open_array(place, path="layers/h", mode="r").attrs["float_format"] == "bfloat16"
 
 

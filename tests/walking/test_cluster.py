@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.array
 import numpy as np
@@ -40,6 +41,9 @@ from stopping import Stop
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")]
 KINDS: dict[str, Any] = {"statistics": ("berk_jones", "higher_criticism"), "keep": ("codes", "ranges")}
+
+# Workers are sent the functions of this file: they cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def dask_process(*arguments: str) -> subprocess.Popen[bytes]:
