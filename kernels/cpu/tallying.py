@@ -91,8 +91,7 @@ def make_tallier(edges: np.ndarray, infinity: int, tables: Sequence[np.ndarray],
     if not looks_up_bytes_in_registers() or without[0] is None or any(one is None for one in without):
         return None
     trees, levels = plant_trees(edges)
-    wide = np.stack([as_bytes(table, thresholds, 1 << len(levels)) for table in tables], axis=1)
-    return Tallier(trees, levels, infinity, wide, without[0])
+    return Tallier(trees, levels, infinity, as_bytes(tables, thresholds, 1 << len(levels)), without[0])
 
 
 def make_levels(table: np.ndarray, thresholds: int) -> Levels:
@@ -101,13 +100,15 @@ def make_levels(table: np.ndarray, thresholds: int) -> Levels:
     if without is None:
         return Levels(table, None, (), np.empty((0, 0), np.bool_))
     bits = tuple(range(depth_of(table.shape[2] - 2)))
-    return Levels(table, as_bytes(table, thresholds, 1 << len(bits)), bits, without)
+    return Levels(table, as_bytes([table], thresholds, 1 << len(bits))[:, 0], bits, without)
 
 
-def as_bytes(table: np.ndarray, thresholds: int, entries: int) -> np.ndarray:
-    """Levels (c, n, t) as bytes with more entries; those of NaN and of no p-value are above all thresholds."""
-    wide = aligned((*table.shape[:2], entries), np.uint8, thresholds)
-    wide[:, :, : table.shape[2] - 1] = np.minimum(table[:, :, :-1], thresholds)
+def as_bytes(tables: Sequence[np.ndarray], thresholds: int, entries: int) -> np.ndarray:
+    """Levels (c, n, t) of each tail as bytes (c, v, n, e); those of NaN and of no p-value are above all thresholds."""
+    classes, nodes, used = tables[0].shape
+    wide = aligned((classes, len(tables), nodes, entries), np.uint8, thresholds)
+    for v, table in enumerate(tables):
+        wide[:, v, :, : used - 1] = np.minimum(table[:, :, :-1], thresholds)
     return wide
 
 
