@@ -56,6 +56,7 @@ def feed(writer: ActivationWriter, cuts: list[int]) -> None:
             block[...] = 0  # the caller's buffers are the caller's again
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_chunks")
 @given(cuts=st.lists(st.integers(1, N), max_size=8), stops=st.lists(st.integers(1, N - 1), max_size=3))
 def test_activations_in_any_pieces_with_any_restarts(cuts: list[int], stops: list[int], tmp_path_factory: Any) -> None:

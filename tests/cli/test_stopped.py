@@ -21,6 +21,8 @@ from hpv.cli.progress import Meter
 from hpv.store.output import Output
 from hpv.walking import tiling
 
+pytestmark = pytest.mark.slow
+
 
 def merge_command(data: CommandData) -> list[object]:
     values, folder = np.load(data.bare), data.normal.parent

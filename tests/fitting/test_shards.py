@@ -41,6 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return make_whole(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(of=st.integers(1, 9), rows=st.sampled_from([1, 5, 16, 64, 1000]), seed=st.integers(0, 99), pilot=st.booleans(),
        classes=st.sampled_from([None, 1, 60, 1000]))  # fmt: skip

@@ -71,6 +71,7 @@ def test_stores_of_others(memory: str, way: str, data: dict[str, np.ndarray]) ->
     np.testing.assert_array_equal(stored.read(slice(310, 333)), values[310:333])
 
 
+@pytest.mark.slow
 def test_capture(memory: str) -> None:
     import torch
 

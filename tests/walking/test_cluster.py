@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import dask
 import dask.array
 import numpy as np
@@ -24,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpv
-from commands import process
+from commands import ROOT, process
 from hpv.activations.opening import open_activations
 from hpv.activations.writing import save_activations
 from hpv.api.scores import Scores
@@ -42,12 +41,11 @@ from stopping import Stop
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")]
 KINDS: dict[str, Any] = {"statistics": ("berk_jones", "higher_criticism"), "keep": ("codes", "ranges")}
 
-# Workers are sent the functions of this file: they cannot import it.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
 
 def dask_process(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "dask", *arguments], stderr=subprocess.DEVNULL)
+    """It can load this file, of which it is sent functions."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"}
+    return subprocess.Popen([sys.executable, "-m", "dask", *arguments], stderr=subprocess.DEVNULL, env=environment)
 
 
 @pytest.fixture(scope="module")

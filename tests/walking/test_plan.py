@@ -123,6 +123,7 @@ def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_c
         assert layer.part == shape[0] or layer.part % layer.block == layer.part % whole == 0
 
 
+@pytest.mark.slow
 @given(SHAPES, st.integers(1, 8))
 @settings(max_examples=60)
 def test_more_memory_never_means_more_tiles(shape, threads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import crash
 import hpv
+from commands import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +25,9 @@ KILLS = {"fit": 20, "score": 20, "capture": 8, "merge": 8}
 def reports() -> dict[str, Any]:
     """What became of each command; the script fails if a bit differs, or if anything opens before it is complete."""
     wanted = [option for item in KILLS.items() for option in ("--command", "{}={}".format(*item))]
-    found = subprocess.run(
-        [sys.executable, crash.__file__, "--small", *wanted], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, crash.__file__, "--small", *wanted]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert found.returncode == 0, found.stderr
     return {report["command"]: report for report in map(json.loads, found.stdout.splitlines())}
 
