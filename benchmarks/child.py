@@ -20,7 +20,7 @@ from benchmarks.measuring import halves, together
 
 IMPORTS = (
     "dask.threaded", "zarr", "numba", "hpv.api.calls", "hpv.backends.cpu",
-    "hpv.kernels.cpu.coding", "hpv.kernels.cpu.placing", "hpv.kernels.cpu.ranging",
+    "hpv.kernels.cpu.coders.coding", "hpv.kernels.cpu.placing", "hpv.kernels.cpu.ranging",
     "hpv.kernels.cpu.sorting", "hpv.kernels.cpu.tallying",
 )  # fmt: skip
 Steps = Iterator[dict[str, Any]]

@@ -19,7 +19,8 @@ from benchmarks.measuring import Options, Table, best, copy, half_relu, met, sho
 from hpv.backends import cpu
 from hpv.base.floats import FLOAT32
 from hpv.histograms.ranges import outward, range_tables
-from hpv.kernels.cpu import coding, ranging, tallying
+from hpv.kernels.cpu import ranging, tallying
+from hpv.kernels.cpu.coders import coding
 from hpv.scanning.scanner import GRID, grid, level_table
 
 BINS = (10, 32, 64, 254)

@@ -15,5 +15,5 @@ Which loop it is on a processor, and what it costs in copies of the array (float
     tallies   35     3.9  trees, look-ups in registers  8.0  codes, look-ups in memory
     from codes       2.0  look-ups in registers         2.8  look-ups in memory
 
-``cpu/coding.py`` chooses among the coders. On a GPU there is one loop for each call, whatever the edges are.
+``cpu/coders/coding.py`` chooses among the coders. On a GPU there is one loop for each call, whatever the edges are.
 """

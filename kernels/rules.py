@@ -9,7 +9,7 @@ import numpy as np
 # What crosses the border between Python and the kernels:
 #
 #   bits     the values themselves, viewed as signed integers of their width; what a block of activations becomes
-#   keys     integers of that width in the order of the values (hpv/floats.py): lowest = NaN, highest = no edge
+#   keys     integers of that width in the order of the values (hpv/base/floats.py): lowest = NaN, highest = no edge
 #   codes    CODE, number of edges e with value >= e: 0..MOST_EDGES; NAN_CODE for NaN
 #   counts   COUNT, of samples at or above each edge
 #   tallies  TALLY, of a sample's nodes at each level

@@ -12,7 +12,8 @@ from hpv.backends.protocol import OWN_MEMORY, Room, coded_samples
 from hpv.base.buffers import Buffers
 from hpv.base.floats import FloatFormat
 from hpv.histograms.counts import LayerCounts
-from hpv.kernels.cpu import coding, parallel, ranging, tallying
+from hpv.kernels.cpu import parallel, ranging, tallying
+from hpv.kernels.cpu.coders import coding
 from hpv.kernels.rules import COUNT
 
 name = "cpu"

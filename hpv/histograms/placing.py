@@ -28,7 +28,7 @@ def pack_pilot(
 ) -> None:
     """Keys of rows of a block (samples, columns), from column ``first`` on, go into ``packed`` at sample ``at``."""
     from hpv.kernels.cpu.sorting import pack_keys
-    from hpv.kernels.cpu.stacks import ROWS, padded_rows
+    from hpv.kernels.cpu.vectors.stacks import ROWS, padded_rows
 
     pack_keys(bits, padded_rows(rows, ROWS), first, nodes, float_format.infinity, packed, at)
 

@@ -8,9 +8,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.cpu.lanes import INT64, address_of, load, splat, store
-from hpv.kernels.cpu.registers import compress, pick_entry
-from hpv.kernels.cpu.tiles import BYTES, GROUP
+from hpv.kernels.cpu.vectors.lanes import INT64, address_of, load, splat, store
+from hpv.kernels.cpu.vectors.registers import compress, pick_entry
+from hpv.kernels.cpu.vectors.tiles import BYTES, GROUP
 from hpv.kernels.rules import NAN_CODE
 
 

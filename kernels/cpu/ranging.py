@@ -16,8 +16,10 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
+from hpv.kernels.cpu.coders.trees import plant_trees, search_tile
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import (
+from hpv.kernels.cpu.parallel import borders, in_parts
+from hpv.kernels.cpu.vectors.lanes import (
     LANE_BYTES,
     Lanes,
     address_of,
@@ -30,11 +32,9 @@ from hpv.kernels.cpu.lanes import (
     stream,
     transpose,
 )
-from hpv.kernels.cpu.parallel import borders, in_parts
-from hpv.kernels.cpu.registers import looks_up_in_registers, pick_entry
-from hpv.kernels.cpu.stacks import padded_rows
-from hpv.kernels.cpu.tiles import COLLECTED, GROUP, pack_tile, present_rows, space_of_part, spaces_of_thread
-from hpv.kernels.cpu.trees import plant_trees, search_tile
+from hpv.kernels.cpu.vectors.registers import looks_up_in_registers, pick_entry
+from hpv.kernels.cpu.vectors.stacks import padded_rows
+from hpv.kernels.cpu.vectors.tiles import COLLECTED, GROUP, pack_tile, present_rows, space_of_part, spaces_of_thread
 
 # Samples of one class that are worth a group of their own.
 FEWEST_ROWS = 16

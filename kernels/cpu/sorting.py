@@ -17,8 +17,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import LANE_BYTES, address_of, lanes_of, load, store
-from hpv.kernels.cpu.stacks import ROWS, fetch_keys, load_keys
+from hpv.kernels.cpu.vectors.lanes import LANE_BYTES, address_of, lanes_of, load, store
+from hpv.kernels.cpu.vectors.stacks import ROWS, fetch_keys, load_keys
 
 LEAST = 16
 """Vectors that are sorted in registers at once."""

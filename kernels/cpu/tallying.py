@@ -19,12 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hpv.kernels.cpu.coders.trees import depth_of, plant_trees, search_tile
 from hpv.kernels.cpu.compiling import kernel
 from hpv.kernels.cpu.entries import keep_below, look_up_codes, nan_among
-from hpv.kernels.cpu.lanes import LANE_BYTES, aligned, load_lanes
-from hpv.kernels.cpu.registers import looks_up_bytes_in_registers
-from hpv.kernels.cpu.stacks import padded_rows
-from hpv.kernels.cpu.tiles import (
+from hpv.kernels.cpu.vectors.lanes import LANE_BYTES, aligned, load_lanes
+from hpv.kernels.cpu.vectors.registers import looks_up_bytes_in_registers
+from hpv.kernels.cpu.vectors.stacks import padded_rows
+from hpv.kernels.cpu.vectors.tiles import (
     GROUP,
     Space,
     copy_line,
@@ -34,7 +35,6 @@ from hpv.kernels.cpu.tiles import (
     spaces_of_thread,
     transpose_tile,
 )
-from hpv.kernels.cpu.trees import depth_of, plant_trees, search_tile
 from hpv.kernels.rules import CODE, TALLY
 
 # Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.

@@ -15,7 +15,7 @@ from hpv.base.floats import FLOAT32, FLOAT64, from_keys, to_keys
 from hpv.histograms.edges import Rule, pilot_runs, pilot_size
 from hpv.histograms.placing import propose
 from hpv.kernels.cpu import sorting
-from hpv.kernels.cpu.stacks import ROWS, padded_rows
+from hpv.kernels.cpu.vectors.stacks import ROWS, padded_rows
 from strategies import as_floats, matrices, ordinals, steps
 
 BINS = st.one_of(st.integers(1, 12), st.sampled_from([32, 100, 253, 254]))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import hpv
 from hpv.base.floats import FLOAT32, to_keys
-from hpv.kernels.cpu import coding
-from hpv.kernels.cpu.grid import NO_PLACE, OnGrid, lay_out
+from hpv.kernels.cpu.coders import coding
+from hpv.kernels.cpu.coders.grid import NO_PLACE, OnGrid, lay_out
 
 UNUSED = FLOAT32.no_edge
 

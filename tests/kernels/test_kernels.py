@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpv.base.floats import FLOAT32, FLOAT64, FORMATS, FloatFormat, to_keys
-from hpv.kernels.cpu import coding, ranging, registers, tallying
+from hpv.kernels.cpu import ranging, tallying
+from hpv.kernels.cpu.coders import coding
+from hpv.kernels.cpu.vectors import registers
 from hpv.kernels.rules import NAN_CODE
 from strategies import edge_keys, nasty
 
@@ -366,7 +368,7 @@ print("done")
 def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
     count = "hits = [f.stats for f in (comparing.encode_few, trees.encode_many, trees.count_many)]\n"
-    code += "from hpv.kernels.cpu import comparing, trees\n" + count
+    code += "from hpv.kernels.cpu.coders import comparing\nfrom hpv.kernels.cpu.coders import trees\n" + count
     run(code + "assert all(not s.cache_hits for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
     run(code + "assert all(not s.cache_misses for s in hits)\nprint('done')", NUMBA_CACHE_DIR=str(tmp_path))
 

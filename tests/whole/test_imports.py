@@ -66,7 +66,7 @@ HEAVY = {
     "hpv.demo.pipeline",
 }
 """Our own that load Numba, CUDA, Zarr or torch."""
-FEW = 18
+FEW = 13
 """Files of a folder that a reader still takes in at once."""
 LONGEST = 400
 """Lines of a file."""

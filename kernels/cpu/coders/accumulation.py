@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpv.kernels.cpu.lanes import aligned
 from hpv.kernels.cpu.parallel import borders
-from hpv.kernels.cpu.tiles import GROUP
+from hpv.kernels.cpu.vectors.lanes import aligned
+from hpv.kernels.cpu.vectors.tiles import GROUP
 from hpv.kernels.rules import COUNT
 
 # Counters of 16 bits are emptied after so many rows, whole groups of them: what fills a group up is counted as NaN.

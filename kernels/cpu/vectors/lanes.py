@@ -139,7 +139,7 @@ def prefetch(builder: ir.IRBuilder, address: Any) -> None:
 
 
 def keys_of(builder: ir.IRBuilder, lanes: Lanes, bits: Any, infinity: Any, nan_key: ir.Constant) -> Any:
-    """The order of hpv/floats.py: magnitude, negated for negative numbers; ``nan_key`` for NaN."""
+    """The order of hpv/base/floats.py: magnitude, negated for negative numbers; ``nan_key`` for NaN."""
     magnitude = builder.and_(bits, lanes.highest)
     negative = builder.icmp_signed("<", bits, lanes.constant(0))
     key = builder.select(negative, builder.sub(lanes.constant(0), magnitude), magnitude)

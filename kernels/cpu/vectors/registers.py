@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core.registry import cpu_target
 
-from hpv.kernels.cpu.lanes import INT32, INT64, Lanes, call
+from hpv.kernels.cpu.vectors.lanes import INT32, INT64, Lanes, call
 
 
 def _features(context: Any) -> list[str]:

@@ -12,9 +12,10 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
-from hpv.kernels.cpu.accumulation import Accumulation
+from hpv.kernels.cpu.coders.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import (
+from hpv.kernels.cpu.parallel import borders, in_parts
+from hpv.kernels.cpu.vectors.lanes import (
     LANE_BYTES,
     address_of,
     aligned,
@@ -23,10 +24,9 @@ from hpv.kernels.cpu.lanes import (
     load,
     store_lanes,
 )
-from hpv.kernels.cpu.parallel import borders, in_parts
-from hpv.kernels.cpu.registers import has_registers, pick, pick_from_memory
-from hpv.kernels.cpu.stacks import padded_rows
-from hpv.kernels.cpu.tiles import (
+from hpv.kernels.cpu.vectors.registers import has_registers, pick, pick_from_memory
+from hpv.kernels.cpu.vectors.stacks import padded_rows
+from hpv.kernels.cpu.vectors.tiles import (
     BYTES,
     GROUP,
     copy_line,

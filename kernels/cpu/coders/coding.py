@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from hpv.kernels.cpu.accumulation import Accumulation, Counts
-from hpv.kernels.cpu.comparing import make_comparing, make_comparing_counter
-from hpv.kernels.cpu.grid import OnGrid, lay_out
-from hpv.kernels.cpu.registers import looks_up_in_registers
-from hpv.kernels.cpu.trees import make_trees
+from hpv.kernels.cpu.coders.accumulation import Accumulation, Counts
+from hpv.kernels.cpu.coders.comparing import make_comparing, make_comparing_counter
+from hpv.kernels.cpu.coders.grid import OnGrid, lay_out
+from hpv.kernels.cpu.coders.trees import make_trees
+from hpv.kernels.cpu.vectors.registers import looks_up_in_registers
 from hpv.kernels.rules import MOST_EDGES
 
 

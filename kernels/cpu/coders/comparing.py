@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from hpv.kernels.cpu.accumulation import Accumulation
+from hpv.kernels.cpu.coders.accumulation import Accumulation
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import LANE_BYTES, aligned, load_lanes, store_lanes
 from hpv.kernels.cpu.parallel import borders, in_parts
-from hpv.kernels.cpu.stacks import (
+from hpv.kernels.cpu.vectors.lanes import LANE_BYTES, aligned, load_lanes, store_lanes
+from hpv.kernels.cpu.vectors.stacks import (
     ROWS,
     add_reached,
     count_reached,

@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.cpu.lanes import Lanes, address_of, load, shuffle
-from hpv.kernels.cpu.stacks import ROWS, each, write_bytes
+from hpv.kernels.cpu.vectors.lanes import Lanes, address_of, load, shuffle
+from hpv.kernels.cpu.vectors.stacks import ROWS, each, write_bytes
 from hpv.kernels.rules import NAN_CODE
 
 NODES = 32

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.lanes import (
+from hpv.kernels.cpu.vectors.lanes import (
     INT64,
     LANE_BYTES,
     Lanes,
@@ -34,7 +34,7 @@ from hpv.kernels.cpu.lanes import (
     store,
     transpose,
 )
-from hpv.kernels.cpu.registers import has_registers
+from hpv.kernels.cpu.vectors.registers import has_registers
 from hpv.kernels.rules import CODE
 
 # Samples whose codes fill one vector: so many are worked on at once.

@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from hpv.kernels.cpu.lanes import (
+from hpv.kernels.cpu.vectors.lanes import (
     INT32,
     INT64,
     Lanes,

@@ -1,0 +1,1 @@
+"""Values become codes, and counts of codes: by comparison, by a grid of cells, by search trees."""
