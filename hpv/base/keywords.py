@@ -11,9 +11,10 @@ from hpv.base.words import nearly_meant
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
-ONE_NAME = {"tails": "tail", "statistics": "statistic", "forms": "form", "layer": "layers"}
-"""The documented name of what is also given by the other number: one name or several are taken under both."""
-_OTHER = ONE_NAME | {name: other for other, name in ONE_NAME.items()}
+ONE_NAME = {"tails": "tail", "statistics": "statistic", "forms": "form"}
+"""The documented name of what may be one name or several, by the plural."""
+_NUMBERS = ONE_NAME | {"layer": "layers"}
+_OTHER = _NUMBERS | {name: other for other, name in _NUMBERS.items()}
 
 
 def checks_keywords(call: Call) -> Call:
