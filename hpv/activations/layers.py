@@ -216,7 +216,19 @@ class PartLayer(Wrapping):
 
 @dataclass(frozen=True)
 class Activations:
-    """Layers with the same samples."""
+    """Layers with the same samples: what `hpv.open` gives of an activation store, and what calls take as activations.
+
+    ``layers`` maps names to `hpv.Layer`. ``labels`` and ``ids`` are an integer and a string per sample, or None.
+
+    >>> import numpy as np, hpv, tempfile
+    >>> from hpv.activations.writing import save_activations
+    >>> layers = {"conv": np.zeros((4, 6)), "head": np.ones((4, 2))}
+    >>> activations = hpv.open(save_activations(tempfile.mkdtemp() + "/a.zarr", layers, labels=np.arange(4)))
+    >>> activations
+    <hpv.Activations of 4 samples, labels; conv: 6 nodes float64, head: 2 nodes float64>
+    >>> activations.layers["head"][1:3, 0]
+    array([1., 1.])
+    """
 
     layers: dict[str, Layer]
     label_array: Any

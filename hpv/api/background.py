@@ -147,6 +147,7 @@ class Background(BackgroundState):
         """
         stored.save_background(self, path, overwrite=overwrite)
 
+    @checks_keywords
     def edges(self, layer: str) -> np.ndarray:
         """All edges of a layer's nodes (nodes, K), outer ones included, filled up with NaN.
 
@@ -157,6 +158,7 @@ class Background(BackgroundState):
         """
         return readouts.all_edges(self, layer)
 
+    @checks_keywords
     def modal(self, layer: str) -> np.ndarray:
         """Which bins hold one modal value: bool (nodes, K); bin k lies between the edges k and k + 1.
 

@@ -14,7 +14,6 @@ from hpv.api.merging import merge_shards
 from hpv.api.scores import Scores
 from hpv.base.errors import InputError
 from hpv.base.keywords import check_keywords, checks_keywords, keywords_of
-from hpv.base.words import as_tuple
 from hpv.fitting.job import prepare_fit, select_layers
 from hpv.fitting.plan import plan_fit
 from hpv.fitting.proposing import propose_layer
@@ -160,9 +159,8 @@ def score(
     )  # fmt: skip
     progress = progress or Quiet()
     if shard is None:
-        return Scores(*score_to_store(job, out, as_tuple(keep), overwrite, progress), background)
-    shard_of_source = cut_shard(job.source, shard, overwrite)
-    return Scores(*score_shard(job, shard_of_source, out, as_tuple(keep), progress), background)
+        return Scores(*score_to_store(job, out, job.keep, overwrite, progress), background)
+    return Scores(*score_shard(job, cut_shard(job.source, shard, overwrite), out, job.keep, progress), background)
 
 
 def plan(
@@ -219,6 +217,7 @@ def merge(backgrounds: Sequence[Background]) -> Background: ...
 def merge(backgrounds: str | Path) -> Background | Scores: ...
 
 
+@checks_keywords
 def merge(backgrounds: Sequence[Background] | str | Path) -> Background | Scores:
     """Add backgrounds that were counted at the same edges: the background of all their samples together.
 

@@ -49,7 +49,7 @@ class Scores:
     def __init__(self, store: Store, already_complete: bool = False, background: BackgroundState | None = None) -> None:
         """``background``: the one that they were made with, where it is at hand."""
         self._store = store
-        self._background = None if background is None else Background.of(background)
+        self._background = None if background is None else _with_questions(background)
         self.already_complete = already_complete
         """`hpv.score` found them complete and did nothing."""
 
@@ -179,7 +179,7 @@ class Scores:
         ['activations']
         """
         if isinstance(where, BackgroundState):
-            found = Background.of(where)
+            found = _with_questions(where)
         elif where is None and self._background is not None:
             return self._background
         else:
@@ -208,6 +208,11 @@ class Scores:
     def __repr__(self) -> str:
         kinds = quantity(len(self.kinds), "kind")
         return f"<hpv.Scores of {quantity(self.samples, 'sample')}, {kinds}, in {self.path}>"
+
+
+def _with_questions(background: BackgroundState) -> Background:
+    """The same one where it is a `Background`: its tables are used again."""
+    return background if isinstance(background, Background) else Background.of(background)
 
 
 def check_fingerprint(background: Background, wanted: str, what: str) -> None:

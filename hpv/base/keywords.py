@@ -11,9 +11,10 @@ from hpv.base.words import nearly_meant
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
-ONE_NAME = {"tails": "tail", "statistics": "statistic", "forms": "form", "layer": "layers"}
-"""The documented name of what is also given by the other number: one name or several are taken under both."""
-_OTHER = ONE_NAME | {name: other for other, name in ONE_NAME.items()}
+ONE_NAME = {"tails": "tail", "statistics": "statistic", "forms": "form"}
+"""The documented name of what may be one name or several, by the plural."""
+_NUMBERS = ONE_NAME | {"layer": "layers"}
+_OTHER = _NUMBERS | {name: other for other, name in _NUMBERS.items()}
 
 
 def checks_keywords(call: Call) -> Call:
@@ -30,12 +31,11 @@ def checks_keywords(call: Call) -> Call:
     TypeError: hpv.count: there is no keyword bin; did you mean bins?
     """
     known = keywords_of(call)
-    name = f"hpv.{call.__qualname__.removesuffix('.__init__')}"
 
     @functools.wraps(call)
     def checked(*data: Any, **options: Any) -> Any:
         if not options.keys() <= known:
-            options = check_keywords(name, options, known)
+            options = check_keywords(_name_of(call, data), options, known)
         return call(*data, **options)
 
     return cast(Call, checked)
@@ -59,6 +59,12 @@ def check_keywords(call: str, options: Mapping[str, Any], known: Collection[str]
             raise TypeError(f"{call}: {_OTHER[own]} and {own} are the same; give {ONE_NAME.get(own, own)} alone.")
         taken[own] = value
     return taken
+
+
+def _name_of(call: Callable[..., Any], data: tuple[Any, ...]) -> str:
+    """As a user knows it: hpv.fit, hpv.Background.scan, hpv.Monitor."""
+    owner = [type(data[0]).__name__] if "." in call.__qualname__ and data else []
+    return ".".join(["hpv", *owner, *([] if call.__name__ == "__init__" else [call.__name__])])
 
 
 def _which(name: str, known: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from typer import Argument, BadParameter, Option
 
 
 def separate(values: Sequence[str] | None) -> list[str] | None:
-    """Names that were given one by one or with commas, each once."""
+    """Names that were given one by one or with commas, each once; ``?`` stands for a comma that is part of a name."""
     if not values:
         return None
     names = list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))

@@ -13,6 +13,7 @@ import numpy as np
 from hpv.base.cache import Cache
 from hpv.base.digests import digest
 from hpv.base.floats import FloatFormat, convert_keys
+from hpv.base.keywords import checks_keywords
 from hpv.base.patterns import select_names
 from hpv.base.words import quantity
 from hpv.histograms.edges import LayerEdges, Rule
@@ -194,6 +195,7 @@ class BackgroundState:
             end = min(stop, at + PIECE)
             yield slice(at - start, end - start), self.histograms(layer, slice(at, end))
 
+    @checks_keywords
     def select(self, layers: str | Sequence[str]) -> Self:
         """The background of some of the layers, by their names or by patterns with ``*`` and ``?``.
 

@@ -156,6 +156,9 @@ _WORDS: dict[str, Words] = {
     "model": _named("model"),
     "ids": _unlike("ids"),
     "layers": _layers,
+    "tails": _option("tail"),  # the name that a caller gives it
+    "statistics": _option("statistic"),
+    "forms": _option("form"),
     "shards": _shards,
     "removed": lambda there, here: ("what is left of a store that is being removed", "a new one"),
 }

@@ -20,10 +20,23 @@ LEAST_ROOM = 64 * MIB
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will read, write and need; nothing has been read yet."""
+    """What a run will read, write and need, as `hpv.plan` says it; nothing has been read yet.
+
+    Printed it has a line for the run and one for every layer; ``as_json()`` gives the same as numbers.
+
+    >>> import numpy as np, hpv
+    >>> plan = hpv.plan("fit", {"head": np.zeros((1000, 20), np.float32)}, memory="1GiB", threads=1)
+    >>> print(plan)  # doctest: +ELLIPSIS
+    fit: 1 block, 1 thread, reads 156 KiB, writes 6.56 KiB, needs at most ... of 1 GiB
+      head: 1000 x 20, 1 tile of nodes, blocks of 1,000 samples, pilot of 1,000
+    >>> plan.bytes_read, plan.peak < plan.memory
+    (160000, True)
+    """
 
     kind: str
+    """``fit`` or ``score``."""
     layers: tuple[LayerPlan, ...]
+    """How each layer is read."""
     threads: int
     memory: int
     """The budget, bytes above the imports."""

@@ -100,7 +100,7 @@ def activations(path: str | None = "/x.zarr", shape: tuple[int, int] = (9, 3), *
         (FIT, SCORES, "the result of hpv fit there and that of hpv score here"),
         ({"command": "save"}, SCORES, "the result of Background.save there and that of hpv score here"),
         (SCORES, SCORES | {"keep": []}, "keep=['codes'] there and keep=[] here"),
-        (SCORES, SCORES | {"tails": ["left"]}, "tails=['left', 'right'] there and tails=['left'] here"),
+        (SCORES, SCORES | {"tails": ["left"]}, "tail=['left', 'right'] there and tail=['left'] here"),
         (SCORES, SCORES | {"background": "cd" * 32}, "background abababababab there and background cdcdcdcdcdcd here"),
         ({"parts": ["a"]}, {"parts": ["b"]}, "parts there and other parts here"),
         ({"removed": "0123"}, {"bins": 1}, "what is left of a store that is being removed there and a new one here"),
@@ -135,7 +135,7 @@ def test_differences_of_activations(there: dict[str, object], here: dict[str, ob
     ("text", "words"),
     [
         ("pilot=None there and pilot='auto' here", "--pilot all there and --pilot auto here"),
-        ("tails=['left', 'right'], keep=[] here", "--tail left,right, --keep none here"),
+        ("tail=['left', 'right'], keep=[] here", "--tail left,right, --keep none here"),
         ("alpha_max=0.25, min_class_size=7.", "--alpha-max 0.25, --min-class-size 7."),
         ("by_class: no labels; give labels=, one", "--by-class: no labels; give --labels, one"),
         ("fit it with by_class=True, or give overwrite=True.", "fit it with --by-class, or give --overwrite."),

@@ -10,23 +10,27 @@ import pytest
 
 import hpv
 from hpv.capturing.monitoring import BatchScores
-from hpv.scanning.scored import ScanResult
 
 pytestmark = pytest.mark.slow
 
 PUBLIC = [name for name in hpv.__all__ if not inspect.isclass(getattr(hpv, name))]
 OTHERS = {
+    "hpv.activations.layers",
     "hpv.api.background",
+    "hpv.base.keywords",
+    "hpv.base.patterns",
     "hpv.histograms.state",
+    "hpv.scanning.options",
     "hpv.scanning.scored",
     "hpv.api.scores",
     "hpv.capturing.monitoring",
+    "hpv.walking.plan",
 }
 MODULES = sorted({getattr(hpv, name).__module__ for name in PUBLIC} | OTHERS)
 METHODS = {
     hpv.Background: ("encode", "pvalues", "scan", "quantile", "save", "select", "edges", "modal"),
-    hpv.Scores: ("get", "column", "codes", "pvalues", "nodes"),
-    ScanResult: ("nodes",),
+    hpv.Scores: ("get", "column", "codes", "pvalues", "nodes", "background"),
+    hpv.ScanResult: ("get", "nodes"),
     hpv.Monitor: ("scores",),
     BatchScores: ("get", "codes", "pvalues", "nodes"),
 }
