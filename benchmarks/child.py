@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measuring import halves, together
+from hpv.fitting.options import FitOptions
+from hpv.scoring.options import ScoreOptions
 
 IMPORTS = (
     "dask.threaded", "zarr", "numba", "hpv.api.calls", "hpv.backends.cpu",
@@ -55,7 +57,7 @@ def fit(store: str, out: str, memory: str, threads: int) -> Steps:
     yield {}
     yield load()
     watch = Stopwatch()
-    job = prepare_fit(store, memory=memory, threads=threads)
+    job = prepare_fit(store, FitOptions(memory=memory, threads=threads))
     background, _ = fit_to_store(job, out)
     took = watch.read()
     yield {**took, "planned": job.plan.peak, "found": background.fingerprint}
@@ -68,7 +70,7 @@ def score(store: str, background: str, out: str, memory: str, threads: int) -> S
 
     yield {}
     yield load()
-    planned = prepare_score(hpv.open(background), store, memory=memory, threads=threads).plan.peak
+    planned = prepare_score(hpv.open(background), store, ScoreOptions(memory=memory, threads=threads)).plan.peak
     watch = Stopwatch()
     scores = hpv.score(hpv.open(background), store, out, keep=("codes",), memory=memory, threads=threads)
     took = watch.read()
@@ -103,7 +105,7 @@ def score_in_memory(store: str, background: str, memory: str, threads: int, time
     watch = Stopwatch()
     parts: list[Any] = []
     source = {layer_name(store): values}
-    job = prepare_score(hpv.open(background), source, memory=memory, threads=threads)  # type: ignore[arg-type]
+    job = prepare_score(hpv.open(background), source, ScoreOptions(memory=memory, threads=threads))  # type: ignore[arg-type]
     for _ in range(times):
         parts.clear()
         score_by_threads(job, Quiet(), lambda _, results, *more: parts.append(results), lambda *codes: None)
@@ -161,7 +163,7 @@ def chunk_files(store: str, memory: str, threads: int, pilot: bool) -> tuple[lis
     if not pilot:
         return files, 0
     across = len(files) // -(-array.shape[0] // rows)
-    (layer,) = prepare_fit(store, memory=memory, threads=threads).plan.layers
+    (layer,) = prepare_fit(store, FitOptions(memory=memory, threads=threads)).plan.layers
     touched = sorted({row for run in layer.pilot for row in range(run.start // rows, -(-run.stop // rows))})
     first = [files[row * across + column] for row in touched for column in range(across)]
     return first + files, len(first)

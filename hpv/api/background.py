@@ -11,10 +11,11 @@ import numpy as np
 
 from hpv.base.errors import InputError
 from hpv.base.keywords import checks_keywords
+from hpv.base.words import Names
 from hpv.fitting import stored
 from hpv.histograms import readouts
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import Names, by_tail
+from hpv.scanning.options import by_tail
 from hpv.scanning.scored import ScanResult
 from hpv.scoring import in_memory
 

@@ -14,15 +14,17 @@ from hpv.api.merging import merge_shards
 from hpv.api.scores import Scores
 from hpv.base.errors import InputError
 from hpv.base.keywords import check_keywords, checks_keywords, keywords_of
+from hpv.base.words import Names
 from hpv.fitting.job import prepare_fit, select_layers
+from hpv.fitting.options import FitOptions
 from hpv.fitting.plan import plan_fit
 from hpv.fitting.proposing import propose_layer
 from hpv.fitting.running import run_fit
 from hpv.fitting.stored import load_background
 from hpv.histograms.edges import Edges, Rule
 from hpv.histograms.merging import add, check_mergeable, refuse_twice
-from hpv.scanning.options import Names
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_shard, score_to_store
 from hpv.store.headers import ACTIVATIONS, BACKGROUND
 from hpv.store.reading import open_store
@@ -72,11 +74,10 @@ def fit(
     >>> hpv.fit({"conv.0": np.zeros((9, 4)), "conv.1": np.zeros((9, 2)), "head": np.zeros((9, 3))}, layers="conv.*")
     <hpv.Background of 9 samples; conv.0: 4 nodes, conv.1: 2 nodes>
     """
-    job = prepare_fit(
-        activations, bins=bins, binning=binning, modal_fraction=modal_fraction, pilot=pilot, edges=edges,
-        layers=layers, by_class=by_class, labels=labels, min_class_size=min_class_size, memory=memory,
-        threads=threads, backend=backend,
-    )  # fmt: skip
+    options = FitOptions(
+        bins, binning, modal_fraction, pilot, edges, layers, by_class, labels, min_class_size, memory, threads, backend
+    )
+    job = prepare_fit(activations, options)
     return Background.of(run_fit(job, progress or Quiet()))
 
 
@@ -153,10 +154,10 @@ def score(
     >>> scores.get().score.shape, scores.get("left", form="whole").score.shape
     ((20,), (20,))
     """
-    job = prepare_score(
-        background, activations, statistics=statistic, tails=tail, forms=form, alphas=alphas, alpha_max=alpha_max,
-        layers=layers, labels=labels, against=against, keep=keep, memory=memory, threads=threads, backend=backend,
-    )  # fmt: skip
+    options = ScoreOptions(
+        statistic, tail, form, alphas, alpha_max, layers, labels, against, keep, memory, threads, backend
+    )
+    job = prepare_score(background, activations, options)
     progress = progress or Quiet()
     if shard is None:
         return Scores(*score_to_store(job, out, job.keep, overwrite, progress), background)
@@ -182,12 +183,11 @@ def plan(
     160000
     """
     if kind == "fit":
-        options = check_keywords("hpv.plan of a fit", options, keywords_of(prepare_fit, "activations"))
-        return prepare_fit(activations, memory=memory, threads=threads, **options).plan
+        options = check_keywords("hpv.plan of a fit", options, keywords_of(FitOptions))
+        return prepare_fit(activations, FitOptions(memory=memory, threads=threads, **options)).plan
     if kind == "score":
-        known = keywords_of(prepare_score, "background", "activations")
-        options = check_keywords("hpv.plan of a score", options, known)
-        return prepare_score(background, activations, memory=memory, threads=threads, **options).plan
+        options = check_keywords("hpv.plan of a score", options, keywords_of(ScoreOptions))
+        return prepare_score(background, activations, ScoreOptions(memory=memory, threads=threads, **options)).plan
     raise InputError(f"plan of {kind!r}: give 'fit' or 'score'.")
 
 

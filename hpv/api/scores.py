@@ -12,11 +12,11 @@ from hpv.backends.choosing import get_backend
 from hpv.backends.tables import look_up_of
 from hpv.base.errors import InputError, StoreError
 from hpv.base.keywords import checks_keywords
-from hpv.base.words import quantity
+from hpv.base.words import Names, quantity
 from hpv.fitting.stored import open_background
 from hpv.histograms.state import BackgroundState
 from hpv.places.names import escape
-from hpv.scanning.options import Names, ScanKind, by_tail, choose_kind
+from hpv.scanning.options import ScanKind, by_tail, choose_kind
 from hpv.scanning.scored import Scored, sample_number, subset
 from hpv.scoring.stored import COLUMNS, folder_of
 from hpv.store.arrays import StoredArray

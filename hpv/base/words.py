@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+Names = str | Sequence[str]
+"""One name, or several."""
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 

@@ -18,15 +18,16 @@ from hpv.base.floats import FloatFormat
 from hpv.base.keywords import checks_keywords
 from hpv.base.machine import thread_count
 from hpv.base.patterns import select_names
-from hpv.base.words import as_tuple, nearly_meant, quantity
+from hpv.base.words import Names, as_tuple, nearly_meant, quantity
 from hpv.capturing.batches import Call, largest_classes, weights_hash
 from hpv.capturing.devices import DeviceScanner, Tallies
 from hpv.capturing.hooks import Hooks, LayerOutput, check_samples, modules_of, uncompiled
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import FORMS, STATISTICS, Names, ScanKind, by_tail, choose_kind
+from hpv.scanning.options import FORMS, STATISTICS, ScanKind, by_tail, choose_kind
 from hpv.scanning.scanner import count_missing
 from hpv.scanning.scored import Scored, sample_number, subset
 from hpv.scoring.matching import check_weights, references_of_labels, scan_options
+from hpv.scoring.options import ScoreOptions
 
 
 @dataclass
@@ -101,7 +102,10 @@ class Monitor:
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise InputError(f"model: a {type(model).__name__}; give a torch.nn.Module.")
-        self.options = scan_options(background, STATISTICS, tail, FORMS, alphas, alpha_max, against)
+        self.options = scan_options(
+            background,
+            ScoreOptions(STATISTICS, tail, FORMS, alphas, alpha_max, against=against),
+        )
         if layers is not None:
             _refuse_patterns(layers, background)
             background = background.select(list(layers) if isinstance(layers, Mapping) else layers)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,14 @@ from hpv.base.digests import digest
 from hpv.base.errors import InputError
 from hpv.base.patterns import select_names
 from hpv.base.words import quantity
+from hpv.fitting.options import FitOptions
 from hpv.fitting.plan import plan_fit
 from hpv.histograms.edges import Edges, LayerEdges, Rule, check_edges
 from hpv.histograms.state import BackgroundState, LayerState, layer_edges
 from hpv.walking.cluster import backend_for
 from hpv.walking.plan import Plan
+
+DEFAULTS = FitOptions()
 
 
 @dataclass(frozen=True)
@@ -49,39 +51,25 @@ class FitJob:
         return np.bincount(self.class_index.numbers, minlength=len(self.classes)).astype(np.int64)
 
 
-def prepare_fit(
-    activations: Any,
-    *,
-    bins: int = 32,
-    binning: str = "balanced",
-    modal_fraction: Fraction | str | float = Fraction(1, 10),
-    pilot: int | Literal["auto"] | None = "auto",
-    edges: Any = None,
-    layers: str | Sequence[str] | None = None,
-    by_class: bool = False,
-    labels: Any = None,
-    min_class_size: int = 100,
-    memory: int | str | None = None,
-    threads: int | None = None,
-    backend: str = "auto",
-) -> FitJob:
-    """Check every argument of `fit` and plan it."""
-    rule = Rule(bins, binning, modal_fraction, pilot)  # type: ignore[arg-type]
+def prepare_fit(activations: Any, options: FitOptions = DEFAULTS) -> FitJob:
+    """Check everything that a fit is asked for, and plan it."""
+    rule = Rule(options.bins, options.binning, options.modal_fraction, options.pilot)  # type: ignore[arg-type]
+    min_class_size, edges = options.min_class_size, options.edges
     whole = isinstance(min_class_size, int | np.integer) and not isinstance(min_class_size, bool)
     if not whole or min_class_size < 1:
         raise InputError(f"min_class_size={min_class_size!r}: give a whole number from 1 on.")
-    source = select_layers(open_activations(activations), layers)
-    classes, class_index = _classes(source, by_class or labels is not None, labels)
-    given = None if edges is None else _given_edges(source, edges, layers is not None)
+    source = select_layers(open_activations(activations), options.layers)
+    classes, class_index = _classes(source, options.by_class or options.labels is not None, options.labels)
+    given = None if edges is None else _given_edges(source, edges, options.layers is not None)
     widest = None if given is None else max(layer.keys.shape[1] for layer in given.values()) + 2
-    chosen = backend_for(backend, source)
+    chosen = backend_for(options.backend, source)
     plan = plan_fit(
         source, None if given else rule, classes=1 if classes is None else len(classes),
-        memory=memory, threads=threads, edges=widest, room=chosen.room(),
+        memory=options.memory, threads=options.threads, edges=widest, room=chosen.room(),
         beside=class_index.nbytes,
     )  # fmt: skip
     placed: Rule | None = rule if given is None else getattr(edges, "rule", None)
-    return FitJob(source, placed, given, classes, class_index, int(min_class_size), plan, chosen, backend)
+    return FitJob(source, placed, given, classes, class_index, int(min_class_size), plan, chosen, options.backend)
 
 
 def _classes(source: Activations, by_class: bool, labels: Any) -> tuple[np.ndarray | None, PerSample]:

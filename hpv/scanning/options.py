@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from hpv.base.errors import InputError
+from hpv.base.words import Names
 from hpv.histograms.ranges import check_tail
 
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
@@ -18,8 +19,6 @@ ScanKind = tuple[str, str, str]
 """Tail, form, statistic."""
 PREFERRED: ScanKind = ("two-sided", "subset", "higher_criticism")
 """The default kind, where it is among the kinds that there are."""
-Names = str | Sequence[str]
-"""One name, or several."""
 
 
 @dataclass(frozen=True)

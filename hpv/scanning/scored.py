@@ -9,10 +9,10 @@ import numpy as np
 
 from hpv.base.errors import InputError
 from hpv.base.keywords import checks_keywords
-from hpv.base.words import quantity
+from hpv.base.words import Names, quantity
 from hpv.histograms.ranges import range_tables
 from hpv.histograms.state import BackgroundState, LayerHistograms
-from hpv.scanning.options import FORMS, STATISTICS, Names, ScanKind, ScanOptions, choose_kind
+from hpv.scanning.options import FORMS, STATISTICS, ScanKind, ScanOptions, choose_kind
 
 POOLED = -1
 """Stands for the class where the pooled counts answered."""

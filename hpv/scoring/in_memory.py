@@ -17,13 +17,13 @@ from hpv.backends.protocol import Backend, coded_samples
 from hpv.backends.tables import coder_of, ranges_of
 from hpv.base.buffers import Buffers
 from hpv.base.errors import InputError
-from hpv.base.words import GIB
+from hpv.base.words import GIB, Names
 from hpv.histograms.ranges import check_tail
 from hpv.histograms.state import BackgroundState
-from hpv.scanning.options import Names
 from hpv.scanning.scored import ScanResult, Scored, join, sample_number, subset
 from hpv.scoring.job import prepare_score
 from hpv.scoring.matching import check_layers
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.tallying import score_by_threads
 from hpv.walking.parts import each_part, threads_in_place
 from hpv.walking.progress import Quiet
@@ -159,9 +159,9 @@ def scan(
 ) -> ScanResult:  # fmt: skip
     """Scan scores of all samples, and the nodes behind them; see `hpv.Background.scan`."""
     job = prepare_score(
-        background, x, statistics=statistic, tails=tail, forms=form, alphas=alphas, alpha_max=alpha_max,
+        background, x, ScoreOptions(statistic=statistic, tail=tail, form=form, alphas=alphas, alpha_max=alpha_max,
         layers=layers, labels=labels, against=against, keep=(), memory=max(GIB, 4 * background.state_bytes),
-        backend=backend,
+        backend=backend),
     )  # fmt: skip
     parts: list[Any] = []
     score_by_threads(job, Quiet(), lambda _, results, __: parts.append(results))

@@ -18,11 +18,13 @@ from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions
 from hpv.scanning.scanner import Scanner
 from hpv.scoring.matching import check_layers, check_weights, references_of, scan_options
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.plan import plan_score
 from hpv.walking.cluster import backend_for
 from hpv.walking.plan import Plan
 
 KEEP = ("codes", "ranges")
+DEFAULTS = ScoreOptions()
 
 
 @dataclass(frozen=True)
@@ -47,39 +49,23 @@ class ScoreJob:
     """Name of the backend, which workers of a cluster look for at their own place."""
 
 
-def prepare_score(
-    background: BackgroundState,
-    activations: Any,
-    *,
-    statistics: str | Sequence[str] = ("berk_jones", "higher_criticism"),
-    tails: str | Sequence[str] = ("right", "left", "two-sided"),
-    forms: str | Sequence[str] = ("subset", "whole"),
-    alphas: str = "grid",
-    alpha_max: float = 0.5,
-    layers: str | Sequence[str] | None = None,
-    labels: Any = None,
-    against: str | None = None,
-    keep: str | Sequence[str] = ("codes",),
-    memory: int | str | None = None,
-    threads: int | None = None,
-    backend: str = "auto",
-) -> ScoreJob:
-    """Check every argument of `score` and plan it."""
-    options = scan_options(background, statistics, tails, forms, alphas, alpha_max, against)
-    keep = as_tuple(keep)
+def prepare_score(background: BackgroundState, activations: Any, options: ScoreOptions = DEFAULTS) -> ScoreJob:
+    """Check everything that a score is asked for, and plan it."""
+    scan = scan_options(background, options)
+    keep = as_tuple(options.keep)
     wrong = [what for what in keep if what not in KEEP]
     if wrong:
         raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")
     full = background
-    if layers is not None:
-        background = background.select(layers)
+    if options.layers is not None:
+        background = background.select(options.layers)
     source = open_activations(activations)
     source_layers = check_layers(background, source)
     check_weights(background, source.attributes.get("weights"))
-    reference = references_of(background, source, labels, options.against)
-    scanner = Scanner(background, options, backend_for(backend, source))
-    plan = _plan(scanner, source, source_layers, keep, reference, memory, threads)
-    return ScoreJob(full, background, source, source_layers, options, keep, reference, plan, scanner, backend)
+    reference = references_of(background, source, options.labels, scan.against)
+    scanner = Scanner(background, scan, backend_for(options.backend, source))
+    plan = _plan(scanner, source, source_layers, keep, reference, options.memory, options.threads)
+    return ScoreJob(full, background, source, source_layers, scan, keep, reference, plan, scanner, options.backend)
 
 
 def _plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from hpv.base.errors import InputError, warn
 from hpv.base.words import quantity
 from hpv.histograms.state import BackgroundState
 from hpv.scanning.options import ScanOptions, as_names
+from hpv.scoring.options import ScoreOptions
 
 
 def check_layers(background: BackgroundState, source: Activations) -> dict[str, str]:
@@ -41,21 +41,17 @@ def check_layers(background: BackgroundState, source: Activations) -> dict[str, 
     return source_layers
 
 
-def scan_options(
-    background: BackgroundState, statistics: str | Sequence[str], tails: str | Sequence[str],
-    forms: str | Sequence[str],
-    alphas: str, alpha_max: float, against: str | None,
-) -> ScanOptions:  # fmt: skip
+def scan_options(background: BackgroundState, options: ScoreOptions) -> ScanOptions:
     """What is asked of this background, checked."""
     if not isinstance(background, BackgroundState):
         raise InputError(f"background: {type(background).__name__}; give what hpv.fit or hpv.open returned.")
-    if against is None:
-        against = "pooled" if background.classes is None else "own"
-    options = ScanOptions(as_names(statistics), as_names(tails), as_names(forms), alphas, alpha_max, against)
+    against = options.against or ("pooled" if background.classes is None else "own")
+    statistics, tails, forms = (as_names(given) for given in (options.statistic, options.tail, options.form))
+    scan = ScanOptions(statistics, tails, forms, options.alphas, options.alpha_max, against)
     if background.classes is None and against != "pooled":
         raise InputError(f"against={against!r}: the background has no classes; fit it with by_class=True, or give "
                          "against='pooled'.")  # fmt: skip
-    return options
+    return scan
 
 
 def check_weights(background: BackgroundState, theirs: str | None) -> None:

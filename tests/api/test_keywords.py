@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 
 import hpv
 from hpv.capturing.monitoring import BatchScores
+from hpv.fitting.options import FitOptions
+from hpv.scoring.options import ScoreOptions
 
 X = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
 FUNCTIONS = [name for name in hpv.__all__ if inspect.isfunction(getattr(hpv, name))]
@@ -123,3 +126,14 @@ def test_positions_are_as_python_has_them(background: hpv.Background) -> None:
         hpv.fit(X, 5)  # type: ignore[misc]
     with pytest.raises(TypeError, match="multiple values for argument 'tail'"):
         background.pvalues(X, "left", tails="right")
+
+
+@pytest.mark.parametrize(("call", "options"), [(hpv.fit, FitOptions), (hpv.score, ScoreOptions)])
+def test_options_have_the_defaults_of_the_call(call: Callable[..., Any], options: type) -> None:
+    """A fit and a score are asked for by value: what is written out in the signature is the same."""
+    parameters = inspect.signature(call).parameters
+    assert {field.name: field.default for field in fields(options)}.items() <= {
+        name: parameter.default for name, parameter in parameters.items()
+    }.items()
+    given = ("activations", "background", "out", "overwrite", "shard", "progress")
+    assert [name for name in parameters if name not in given] == [field.name for field in fields(options)]

@@ -15,6 +15,7 @@ import hpv
 from hpv.activations.writing import save_activations
 from hpv.base.patterns import select_names
 from hpv.fitting.job import fit_request, prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_to_store
 
 NODES = {"features.0": 5, "features.1": 5, "pool": 3, "head": 2}
@@ -145,10 +146,10 @@ def test_only_the_chosen_layers_are_read(tmp_path: Path) -> None:
 
 def test_requests_of_fits_are_those_that_they_were(store: Path, tmp_path: Path) -> None:
     """Equal backgrounds are asked for by equal requests, however their layers are named."""
-    assert fit_request(prepare_fit(store)) == fit_request(prepare_fit(store, layers="*"))
+    assert fit_request(prepare_fit(store)) == fit_request(prepare_fit(store, FitOptions(layers="*")))
     assert not {"layers", "layer"} & set(fit_request(prepare_fit(store)))
-    assert fit_to_store(prepare_fit(store, layers="fe*"), tmp_path / "b")[1] is False
-    assert fit_to_store(prepare_fit(store, layers=["features.1", "features.0"]), tmp_path / "b")[1] is True
+    assert fit_to_store(prepare_fit(store, FitOptions(layers="fe*")), tmp_path / "b")[1] is False
+    assert fit_to_store(prepare_fit(store, FitOptions(layers=["features.1", "features.0"])), tmp_path / "b")[1] is True
     with pytest.raises(hpv.OutputExistsError, match="with the layers features.0, features.1 there and .* head here"):
         fit_to_store(prepare_fit(store), tmp_path / "b")
 

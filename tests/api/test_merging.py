@@ -18,6 +18,7 @@ from data import contents
 from hpv.api.merging import merge_parts, merge_shards
 from hpv.base import keeping
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_to_store
 from hpv.fitting.stored import open_background
 from hpv.scoring import merging as scoring_merging
@@ -113,7 +114,7 @@ def test_a_kill_at_any_step_of_a_merger_leaves_shards_or_a_complete_output(
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(scoring_merging, "thread_count", lambda _: 1)
     shards, out, source = tmp_path / "shards", tmp_path / "out", f"{data.source}/head"
-    fit_to_store(prepare_fit(source, **OPTIONS), tmp_path / ("whole" if kind == "fit" else "background"))
+    fit_to_store(prepare_fit(source, FitOptions(**OPTIONS)), tmp_path / ("whole" if kind == "fit" else "background"))
     if kind == "fit":
         fit_in_shards(source, shards, [1, 2, 3], 3)
     else:

@@ -11,6 +11,7 @@ from hpv.base import keeping
 from hpv.fitting import counting
 from hpv.fitting.counting import _count_segment
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.proposing import _Pilot
 from hpv.fitting.running import fit_to_store
 from hpv.walking import tiling
@@ -32,13 +33,13 @@ def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, aft
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(tiling, "SEGMENT", 4000)
     monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
-    job = prepare_fit(data, labels=labels, pilot=300, threads=1)
+    job = prepare_fit(data, FitOptions(labels=labels, pilot=300, threads=1))
     with pytest.raises(Stop):
         fit_to_store(job, tmp_path / "b", progress=StopAfter(after))
     with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
         hpv.open(tmp_path / "b")
     with pytest.raises(hpv.OutputExistsError, match="bins"):
-        fit_to_store(prepare_fit(data, labels=labels, pilot=300, bins=9), tmp_path / "b")
+        fit_to_store(prepare_fit(data, FitOptions(labels=labels, pilot=300, bins=9)), tmp_path / "b")
     background, before = fit_to_store(job, tmp_path / "b")
     assert not before
     assert background.fingerprint == hpv.fit(data, labels=labels, pilot=300).fingerprint
@@ -56,11 +57,13 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", seconds)
     monkeypatch.setattr(tiling, "SEGMENT", 1)
     with pytest.raises(Stop):
-        fit_to_store(prepare_fit(tmp_path / "x", threads=1), tmp_path / "b", progress=StopAfter(13 * 900 * 4))
+        fit_to_store(
+            prepare_fit(tmp_path / "x", FitOptions(threads=1)), tmp_path / "b", progress=StopAfter(13 * 900 * 4)
+        )
     kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
     assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
     monkeypatch.setattr(tiling, "SEGMENT", 8 * (1024 + 508) * 4)
-    job, proposed = prepare_fit(tmp_path / "x", threads=2), []
+    job, proposed = prepare_fit(tmp_path / "x", FitOptions(threads=2)), []
     propose = _Pilot.propose
 
     def spy(self, tile, threads):
@@ -75,7 +78,7 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
 
 def test_layers_that_are_done_before_anything_is_kept_are_kept_later(tmp_path, data, monkeypatch):
     whole = hpv.fit(data)
-    job = prepare_fit(data, threads=1)
+    job = prepare_fit(data, FitOptions(threads=1))
     everything = sum(plan.bytes_read for plan in job.plan.layers)
     with pytest.raises(Stop):
         fit_to_store(job, tmp_path / "b", progress=StopAfter(everything - 1))

@@ -21,6 +21,7 @@ from data import contents
 from hpv.api.merging import merge_parts, merge_shards
 from hpv.base import keeping
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_shard, fit_to_store
 from hpv.fitting.stored import open_background
 from hpv.store.headers import BACKGROUND
@@ -53,7 +54,7 @@ def test_fits_in_shards(of: int, rows: int, seed: int, pilot: bool, classes: int
         options: dict[str, Any] = {"pilot": 40 if pilot else None, "bins": 9}
         if classes:
             options |= {"labels": np.arange(150) // classes, "min_class_size": 3}
-        fit_to_store(prepare_fit(source, **OPTIONS, **options), folder / "whole")
+        fit_to_store(prepare_fit(source, FitOptions(**OPTIONS, **options)), folder / "whole")
         fit_in_shards(source, folder / "out", random.Random(seed).sample(range(1, of + 1), of), of, **options)
         merged, already = merge_shards(folder / "out")
         assert isinstance(merged, hpv.Background)
@@ -64,7 +65,7 @@ def test_fits_in_shards(of: int, rows: int, seed: int, pilot: bool, classes: int
 
 
 def test_shards_may_run_at_the_same_time(data: SimpleNamespace, tmp_path: Path) -> None:
-    job = prepare_fit(data.source, memory="128MiB", threads=1)
+    job = prepare_fit(data.source, FitOptions(memory="128MiB", threads=1))
     shards = [cut_shard(job.source, f"{number}/8") for number in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda shard: fit_shard(job, shard, tmp_path / "out"), shards))
@@ -80,7 +81,7 @@ def test_a_killed_shard_continues(
 ) -> None:
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(tiling, "LARGEST_BLOCK", 1000)
-    job = prepare_fit(data.source, pilot=100, memory="128MiB", threads=1)
+    job = prepare_fit(data.source, FitOptions(pilot=100, memory="128MiB", threads=1))
     shard = cut_shard(job.source, "2/2")
     with pytest.raises(Kill):
         fit_shard(job, shard, tmp_path / "out", StopAfter(after, Kill))
@@ -96,7 +97,7 @@ def test_a_killed_shard_continues(
 
 def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job = prepare_fit(data.source, **OPTIONS)
+    job = prepare_fit(data.source, FitOptions(**OPTIONS))
     first, second = (cut_shard(job.source, f"{number}/2") for number in (1, 2))
     assert fit_shard(job, first, out)[1] is False
     before = contents(out)
@@ -109,7 +110,7 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
         ("1/3", {}, "2 shards there and 3 shards here"),
         ("1/2", {"labels": data.labels}, "no labels there and labels, min_class_size=100 here"),
     ):
-        other = prepare_fit(data.source, **OPTIONS, **options)  # type: ignore[arg-type]
+        other = prepare_fit(data.source, FitOptions(**OPTIONS, **options))  # type: ignore[arg-type]
         with pytest.raises(hpv.OutputExistsError, match=words):
             fit_shard(other, cut_shard(other.source, text), out)
     with pytest.raises(hpv.OutputExistsError, match="2 shards there and no shards here"):
@@ -127,7 +128,7 @@ def test_the_table_of_outputs_holds_for_a_shard(data: SimpleNamespace, tmp_path:
 
 
 def test_the_same_shard_twice_at_once(data: SimpleNamespace, tmp_path: Path) -> None:
-    job = prepare_fit(data.source, **OPTIONS)
+    job = prepare_fit(data.source, FitOptions(**OPTIONS))
     shard = cut_shard(job.source, "1/2")
 
     class Again(Quiet):

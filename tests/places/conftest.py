@@ -13,6 +13,7 @@ import pytest
 import hpv
 from hpv.activations.writing import save_activations
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_to_store
 from remote_data import IDS, LABELS
 from servers import ask, forget_connections, s3_server
@@ -80,6 +81,6 @@ def local(tmp_path_factory: pytest.TempPathFactory, data: dict[str, np.ndarray])
     """The whole way on this machine."""
     folder = tmp_path_factory.mktemp("local")
     save_activations(folder / "a", data, labels=LABELS, ids=IDS)
-    fit_to_store(prepare_fit(folder / "a", by_class=True, pilot=300), folder / "b")
+    fit_to_store(prepare_fit(folder / "a", FitOptions(by_class=True, pilot=300)), folder / "b")
     hpv.score(hpv.open(folder / "b"), folder / "a", folder / "s")
     return folder

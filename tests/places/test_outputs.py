@@ -14,12 +14,14 @@ import hpv
 from data import assert_same_scores
 from hpv.base import keeping
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_to_store
 from hpv.places import locks
 from hpv.places import place as places
 from hpv.places.remote import RemoteStore
 from hpv.scoring import tallying
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_to_store
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
@@ -33,14 +35,14 @@ def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(tiling, "SEGMENT", 4000)
     monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
-    job = prepare_fit(local / "a", by_class=True, pilot=300, threads=1)
+    job = prepare_fit(local / "a", FitOptions(by_class=True, pilot=300, threads=1))
     out = f"{place}/b"
     with pytest.raises(Stop):
         fit_to_store(job, out, progress=StopAfter(60_000))
     with pytest.raises(hpv.StoreError, match="incomplete"):
         hpv.open(out)
     with pytest.raises(hpv.OutputExistsError, match="bins=32 there and bins=9 here"):
-        fit_to_store(prepare_fit(local / "a", by_class=True, pilot=300, bins=9), out)
+        fit_to_store(prepare_fit(local / "a", FitOptions(by_class=True, pilot=300, bins=9)), out)
     background, before = fit_to_store(job, out)
     assert not before
     assert background.fingerprint == hpv.open(out).fingerprint == hpv.open(local / "b").fingerprint
@@ -50,7 +52,7 @@ def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.Mo
 
 def test_a_stopped_score_continues(memory: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
-    job = prepare_score(hpv.open(local / "b"), local / "a", threads=1)
+    job = prepare_score(hpv.open(local / "b"), local / "a", ScoreOptions(threads=1))
     with pytest.raises(Stop):
         score_to_store(job, f"{memory}/s", ("codes",), False, StopAfter(40_000))
     found = hpv.Scores(*score_to_store(job, f"{memory}/s", ("codes",), False, Quiet()))

@@ -15,6 +15,7 @@ from hpv.activations.writing import save_activations
 from hpv.api.merging import merge_shards
 from hpv.fitting.job import prepare_fit
 from hpv.fitting.merging import merge_to_store
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_shard, fit_to_store
 from hpv.places import locks
 from hpv.places.remote import RemoteStore
@@ -24,7 +25,7 @@ from remote_data import IDS, LABELS, layers
 
 def test_the_whole_way(place: str, local: Path, data: dict[str, np.ndarray]) -> None:
     assert save_activations(f"{place}/a/", data, labels=LABELS, ids=IDS) == f"{place}/a"
-    background, _ = fit_to_store(prepare_fit(f"{place}/a", by_class=True, pilot=300), f"{place}/b")
+    background, _ = fit_to_store(prepare_fit(f"{place}/a", FitOptions(by_class=True, pilot=300)), f"{place}/b")
     assert background.fingerprint == hpv.open(local / "b").fingerprint
     again = hpv.open(f"{place}/b")
     assert again.fingerprint == background.fingerprint
@@ -89,7 +90,7 @@ def test_capture(memory: str) -> None:
 
 
 def test_shards(place: str, local: Path) -> None:
-    job = prepare_fit(local / "a", by_class=True, pilot=300)
+    job = prepare_fit(local / "a", FitOptions(by_class=True, pilot=300))
     for number in (3, 1):
         fit_shard(job, cut_shard(job.source, f"{number}/3"), f"{place}/b")
     with pytest.raises(hpv.StoreError, match="shard 2 of 3 is missing"):

@@ -10,6 +10,7 @@ from data import two_layers
 from hpv.base import keeping
 from hpv.scoring import tallying
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_to_store
 from hpv.scoring.stored import ScoreWriter
 from hpv.walking.progress import Quiet
@@ -24,7 +25,7 @@ def data():
 def test_score_continues_where_it_stopped(tmp_path, data, monkeypatch):
     background = hpv.fit(data)
     monkeypatch.setattr(tallying, "segment_length", lambda ready: 128)
-    job = prepare_score(background, data, threads=1)
+    job = prepare_score(background, data, ScoreOptions(threads=1))
     with pytest.raises(Stop):
         score_to_store(job, tmp_path / "s", ("codes",), False, StopAfter(100_000))
     with pytest.raises(hpv.StoreError, match="not complete|incomplete"):
@@ -46,7 +47,7 @@ def test_slow_scores_are_kept_when_some_time_has_passed(tmp_path, memory, monkey
     background = hpv.fit(wide, pilot=100)
     whole = hpv.score(background, wide, tmp_path / "whole")
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    job = prepare_score(background, wide, memory=memory, threads=1)
+    job = prepare_score(background, wide, ScoreOptions(memory=memory, threads=1))
     assert job.plan.together == (memory == "2GiB")
     seen = []
     original = ScoreWriter.take_scores

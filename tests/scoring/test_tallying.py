@@ -7,6 +7,7 @@ import numpy as np
 import hpv
 from hpv.activations.writing import save_activations
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 
 
 def test_scores_of_many_tiles_are_those_of_one(tmp_path):
@@ -14,7 +15,7 @@ def test_scores_of_many_tiles_are_those_of_one(tmp_path):
     rng = np.random.default_rng(8)
     wide = {"wide": rng.normal(size=(300, 9000)).astype(np.float32), "head": rng.normal(size=(300, 5))}
     background = hpv.fit(wide)
-    plans = [prepare_score(background, wide, memory=memory).plan for memory in ("64MiB", "2GiB")]
+    plans = [prepare_score(background, wide, ScoreOptions(memory=memory)).plan for memory in ("64MiB", "2GiB")]
     assert [plan.together for plan in plans] == [False, True]
     assert len(plans[0].layers[0].tiles) > 1
     tiled = hpv.score(background, wide, tmp_path / "tiled", memory="64MiB")
@@ -30,7 +31,7 @@ def test_codes_are_collected_until_they_fill_chunks(tmp_path):
     values = np.random.default_rng(9).normal(size=(5000, 1024)).astype(np.float32)
     save_activations(tmp_path / "a", {"layer": values})
     background = hpv.fit(tmp_path / "a")
-    job = prepare_score(background, tmp_path / "a", threads=2)
+    job = prepare_score(background, tmp_path / "a", ScoreOptions(threads=2))
     assert (job.plan.layers[0].block, job.plan.layers[0].part) == (1024, 4096)
     found = hpv.score(background, tmp_path / "a", tmp_path / "s", keep=("codes", "ranges"), tails=("left",), threads=2)
     assert found.codes("layer").chunks == (4096, 1024)

@@ -11,6 +11,7 @@ import zarr
 
 import hpv
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_shard, fit_to_store
 from hpv.fitting.stored import open_background
 from hpv.store.shards import shard_path
@@ -32,7 +33,7 @@ def make(path: Path, rows: int = 16, samples: int = SAMPLES) -> Path:
 
 
 def fit_in_shards(source: Any, out: Path, numbers: list[int], of: int, **options: Any) -> None:
-    job = prepare_fit(source, **OPTIONS, **options)
+    job = prepare_fit(source, FitOptions(**OPTIONS, **options))
     for number in numbers:
         fit_shard(job, cut_shard(job.source, f"{number}/{of}"), out)
 
@@ -45,7 +46,9 @@ def score_in_shards(background: Any, source: Any, out: Path, numbers: list[int],
 def make_whole(folder: Path) -> SimpleNamespace:
     """Activations, their background and scores, each made in one run."""
     source, labels = make(folder / "acts.zarr"), np.arange(SAMPLES) // 100
-    fit_to_store(prepare_fit(str(source), labels=labels, min_class_size=5, **OPTIONS), folder / "background")
+    fit_to_store(
+        prepare_fit(str(source), FitOptions(labels=labels, min_class_size=5, **OPTIONS)), folder / "background"
+    )
     background = open_background(folder / "background")
     hpv.score(background, str(source), folder / "scores", labels=labels, keep=("codes", "ranges"), **OPTIONS)
     return SimpleNamespace(source=str(source), labels=labels, background=background, folder=folder)

@@ -32,6 +32,7 @@ from hpv.fitting import on_cluster
 from hpv.fitting.job import prepare_fit
 from hpv.fitting.running import fit_to_store
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_to_store
 from hpv.walking import cluster, tiling
 from hpv.walking.cluster import _Work, active_client, task_ranges
@@ -226,7 +227,7 @@ def test_continues(client: Client, store: Path, tmp_path: Path, monkeypatch: pyt
             fit_to_store(prepare_fit(store), tmp_path / "b", progress=ActAfter(steps, stop))
         with pytest.raises(hpv.StoreError, match="incomplete"):
             hpv.open(tmp_path / "b")
-    job = prepare_score(here, store, keep=KINDS["keep"], statistics=KINDS["statistics"])
+    job = prepare_score(here, store, ScoreOptions(keep=KINDS["keep"], statistic=KINDS["statistics"]))
     for steps in (2, 12):
         with pytest.raises(Stop):
             score_to_store(job, tmp_path / "s", KINDS["keep"], False, ActAfter(steps, stop))

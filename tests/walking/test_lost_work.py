@@ -9,6 +9,7 @@ import hpv
 from data import two_layers
 from hpv.fitting import counting
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_to_store
 from hpv.scoring import tallying
 from hpv.scoring.stored import ScoreWriter
@@ -49,7 +50,7 @@ def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatc
     monkeypatch.setattr(counting, "Queue", Leaky)
     monkeypatch.setattr(tallying, "Queue", Leaky)
     with pytest.raises(hpv.DataError, match=r"sample 0 was not counted once; part of the work was lost"):
-        fit_to_store(prepare_fit(data, edges=background), tmp_path / "b")
+        fit_to_store(prepare_fit(data, FitOptions(edges=background)), tmp_path / "b")
     with pytest.raises(hpv.DataError, match=r"sample 0: (0|94) of 47 nodes went into its scores; part of the work"):
         hpv.score(background, data, tmp_path / "s", threads=1)
     for path in ("b", "s"):

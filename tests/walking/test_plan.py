@@ -18,6 +18,7 @@ from hpv.activations.opening import open_activations
 from hpv.base.machine import bytes_of
 from hpv.base.words import GIB, KIB, MIB, human
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.plan import TALLY_SHARE
 from hpv.scoring.tallying import segment_length
 from hpv.walking.tiling import DONE_AT_ONCE, score_chunks
@@ -105,7 +106,7 @@ def test_scores_are_planned_inside_the_budget(shape, memory, threads, kept, by_c
     options = {"against": "lowest" if by_class else "pooled", "keep": (kept,) if kept else ()}
     source = virtual(shape, "float32", chunks)
     try:
-        job = prepare_score(background, source, memory=memory, threads=threads, **options)
+        job = prepare_score(background, source, ScoreOptions(memory=memory, threads=threads, **options))
     except hpv.InputError:
         assert memory < 8 * GIB
         return
@@ -141,7 +142,7 @@ def test_a_narrow_layer_does_not_make_the_parts_of_a_wide_one_long():
     layers = {"logits": 10, "features": 100_000}
     background = hpv.fit({name: np.eye(4, nodes, dtype=np.float32) for name, nodes in layers.items()})
     source = {name: np.broadcast_to(np.float32(0), (10**7, nodes)) for name, nodes in layers.items()}
-    job = prepare_score(background, source, memory="4GiB", threads=2)
+    job = prepare_score(background, source, ScoreOptions(memory="4GiB", threads=2))
     assert job.plan.together
     assert all(plan.part * sum(layers.values()) <= DONE_AT_ONCE for plan in job.plan.layers)
     assert score_chunks(10, 10**7, 100_010) == (512, 10)

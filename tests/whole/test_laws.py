@@ -22,9 +22,11 @@ from hpv.backends import protocol
 from hpv.base.floats import BFLOAT16, FLOAT32, FloatFormat
 from hpv.fitting import plan as fitting_plan
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.scanning.scored import scan_pvalues
 from hpv.scoring import plan as scoring_plan
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.tallying import score_by_threads
 from hpv.store import arrays
 from hpv.walking import tiling
@@ -47,7 +49,7 @@ def all_scores(
     background: hpv.Background, source: Any, **options: Any
 ) -> tuple[np.ndarray, dict[Any, list[np.ndarray]]]:
     """Codes and every kind of score, by the walk that `hpv.score` does."""
-    job = prepare_score(background, source, keep=("codes",), **ALL_KINDS, **options)
+    job = prepare_score(background, source, ScoreOptions(keep=("codes",), **ALL_KINDS, **options))
     codes = np.zeros((job.source.samples, background.nodes), np.uint8)
     parts: list[Any] = []
 
@@ -154,7 +156,7 @@ def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     monkeypatch.setattr(tiling, "SEGMENT", 30_000)
     monkeypatch.setattr(arrays, "LARGEST_REQUEST", 1)
     for threads in (1, 2, 3):
-        layer = prepare_fit(stored, labels=names, pilot=100, threads=threads).plan.layers[0]
+        layer = prepare_fit(stored, FitOptions(labels=names, pilot=100, threads=threads)).plan.layers[0]
         assert len(layer.tiles) > 1
         whole_chunks = chunks is not None and chunks[0] * threads >= 300  # chunks are read whole where they fit
         assert len(layer.segments) > 1 or whole_chunks

@@ -21,7 +21,9 @@ from hpv.activations.windows import WindowLayer
 from hpv.base.floats import FLOAT32
 from hpv.fitting.counting import fit_by_threads
 from hpv.fitting.job import prepare_fit
+from hpv.fitting.options import FitOptions
 from hpv.scoring.job import prepare_score
+from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_to_store
 from hpv.store import arrays, chunks
 from hpv.walking.progress import Quiet
@@ -64,7 +66,7 @@ def test_tall_chunks_are_read_as_often_as_planned(layout, threads, tmp_path, mon
     memory = {"one chunk": "128MiB"}.get(layout, "64MiB")
     expected = hpv.fit(values)
     reads = Reads(monkeypatch, tmp_path / "x")
-    job = prepare_fit(tmp_path / "x", memory=memory, threads=threads)
+    job = prepare_fit(tmp_path / "x", FitOptions(memory=memory, threads=threads))
     (plan,) = job.plan.layers
     assert plan.window > 0 or threads == 1
     tracemalloc.start()
@@ -87,7 +89,7 @@ def test_scores_of_tall_chunks(layout, tmp_path, monkeypatch):
     options = {"tails": "left", "statistics": "berk_jones", "forms": "subset", "threads": 2}
     whole = hpv.score(expected, {"tall": values, "head": head}, tmp_path / "whole", **options)
     reads = Reads(monkeypatch, tmp_path / "x")
-    job = prepare_score(expected, {"tall": tmp_path / "x", "head": head}, memory="128MiB", **options)
+    job = prepare_score(expected, {"tall": tmp_path / "x", "head": head}, ScoreOptions(memory="128MiB", **options))
     assert job.plan.layers[0].window > 0
     assert job.plan.peak <= job.plan.memory
     found = hpv.Scores(*score_to_store(job, tmp_path / "s", ("codes",), False, Quiet()))

@@ -12,6 +12,8 @@ from hpv.base.words import quantity
 from hpv.cli import options as o
 from hpv.cli.command import Given
 from hpv.cli.terminal import Terminal
+from hpv.fitting.options import FitOptions
+from hpv.scoring.options import ScoreOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,18 +51,20 @@ def fit_job(
             raise InputError(f"edges: the edges are given, leave out {other}=.")
     return prepare_fit(
         activations,
-        bins=bins,
-        binning=binning,
-        modal_fraction=modal_fraction,
-        pilot=_pilot(pilot),
-        edges=None if edges is None else open_background(edges),
-        layers=layer,
-        by_class=by_class,
-        labels=None if labels is None else read_labels(labels),
-        min_class_size=min_class_size,
-        memory=memory,
-        threads=threads,
-        backend=backend,
+        FitOptions(
+            bins=bins,
+            binning=binning,
+            modal_fraction=modal_fraction,
+            pilot=_pilot(pilot),
+            edges=None if edges is None else open_background(edges),
+            layers=layer,
+            by_class=by_class,
+            labels=None if labels is None else read_labels(labels),
+            min_class_size=min_class_size,
+            memory=memory,
+            threads=threads,
+            backend=backend,
+        ),
     )
 
 
@@ -86,19 +90,21 @@ def score_job(
     from hpv.scoring.job import prepare_score
 
     # Lists that are not given leave the defaults to the library.
-    lists: dict[str, Any] = {"tails": tail, "statistics": statistic, "forms": form, "keep": _to_keep(keep)}
+    lists: dict[str, Any] = {"tail": tail, "statistic": statistic, "form": form, "keep": _to_keep(keep)}
     return prepare_score(
         open_background(background),
         activations,
-        alphas=alphas,
-        alpha_max=alpha_max,
-        layers=layer,
-        labels=None if labels is None else read_labels(labels),
-        against=against,
-        memory=memory,
-        threads=threads,
-        backend=backend,
-        **{name: names for name, names in lists.items() if names is not None},
+        ScoreOptions(
+            alphas=alphas,
+            alpha_max=alpha_max,
+            layers=layer,
+            labels=None if labels is None else read_labels(labels),
+            against=against,
+            memory=memory,
+            threads=threads,
+            backend=backend,
+            **{name: names for name, names in lists.items() if names is not None},
+        ),
     )
 
 
