@@ -130,7 +130,7 @@ class Scores:
         """
         background, rows = self.background(), range(*samples.indices(self.samples))
         codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
-        reference = self._reference(background)[rows.start : rows.stop]
+        reference = self._reference(background, rows)
 
         def ranges(tail: str) -> tuple[np.ndarray, np.ndarray]:
             backend, pmin, pmax = get_backend("cpu"), np.empty(codes.shape), np.empty(codes.shape)
@@ -156,11 +156,11 @@ class Scores:
 
         return subset(self.background(), self.layers, codes_of, int(label), kind[0], float(alpha))
 
-    def _reference(self, background: Background) -> np.ndarray:
-        """Which counts of the background answered for every sample: 0 the pooled ones, g + 1 those of a large class."""
+    def _reference(self, background: Background, rows: range) -> np.ndarray:
+        """Which counts answered for some of the samples: 0 the pooled ones, g + 1 those of a large class."""
         if background.classes is None or self.attributes["against"] != "own":
-            return np.zeros(self.samples, np.int64)
-        return background.reference_of(self._store.array("own").read().astype(np.int64))
+            return np.zeros(len(rows), np.int64)
+        return background.reference_of(self._store.array("own")[rows.start : rows.stop])
 
     @checks_keywords
     def background(self, where: str | Path | BackgroundState | None = None) -> Background:

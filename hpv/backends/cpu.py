@@ -21,42 +21,35 @@ codes_again = False
 
 
 def make_buffers() -> Buffers:
-    """See `Backend`."""
     return Buffers()
 
 
 def room() -> Room:
-    """See `Backend`."""
     return OWN_MEMORY
 
 
 def one_caller(threads: int) -> AbstractContextManager[int]:
-    """See `Backend`."""
     return parallel.one_caller(threads)
 
 
 def make_counter(edges: np.ndarray, float_format: FloatFormat) -> Any:
-    """See `Backend`."""
     return coding.make_counter(edges, float_format.infinity)
 
 
 def start_counts(counter: Any, classes: int, float_format: FloatFormat, threads: int = 1) -> Any:
-    """See `Backend`."""
     return [counter.start(float_format.key, threads) for _ in range(classes)], np.zeros(classes, COUNT)
 
 
-def add_counts(accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
-    """See `Backend`."""
+def add_counts(accumulator: Any, bits: np.ndarray, first: int, class_index: np.ndarray) -> None:
     parts, seen = accumulator
     for c, part in enumerate(parts):
-        rows = np.arange(len(bits)) if len(parts) == 1 else np.flatnonzero(group == c)
+        rows = np.arange(len(bits)) if len(parts) == 1 else np.flatnonzero(class_index == c)
         seen[c] += len(rows)
         if len(rows):
             part.add(bits, first, rows)
 
 
 def finish_counts(accumulator: Any) -> LayerCounts:
-    """See `Backend`."""
     parts, seen = accumulator
     counts = [part.finish() for part in parts]
     return LayerCounts(
@@ -74,27 +67,22 @@ def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def make_coder(edges: np.ndarray, float_format: FloatFormat) -> Any:
-    """See `Backend`."""
     return coding.make_coder(edges, float_format.infinity)
 
 
 def encode(coder: Any, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
-    """See `Backend`."""
     coder.encode(bits, first, codes, threads)
 
 
 def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Any:
-    """See `Backend`."""
     return ranging.pair_tables(*tables)
 
 
-def look_up_ranges(codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
-    """See `Backend`."""
-    ranging.look_up(codes, group, tables, *out)
+def look_up_ranges(codes: np.ndarray, reference: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
+    ranging.look_up(codes, reference, tables, *out)
 
 
 def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Any:
-    """See `Backend`."""
     return ranging.make_tables(*tables, edges, float_format.infinity)
 
 
@@ -103,13 +91,12 @@ def ranges(
     ranges: Any,
     bits: np.ndarray,
     first: int,
-    group: np.ndarray,
+    reference: np.ndarray,
     space: Callable[[tuple[int, int]], np.ndarray],
     out: tuple[Any, Any],
     threads: int = 1,
 ) -> None:
-    """See `Backend`."""
-    if ranging.fill_directly(bits, first, group, ranges, *out, threads):
+    if ranging.fill_directly(bits, first, reference, ranges, *out, threads):
         return
     samples, nodes = out[0].shape
     step = threads * coded_samples(nodes)
@@ -117,18 +104,16 @@ def ranges(
         part = slice(start, min(samples, start + step))
         codes = space((part.stop - part.start, nodes))
         coder.encode(bits[part], first, codes, threads)
-        ranging.look_up(codes, group[part], ranges.pairs, out[0][part], out[1][part], threads)
+        ranging.look_up(codes, reference[part], ranges.pairs, out[0][part], out[1][part], threads)
 
 
 def make_levels(levels: np.ndarray, thresholds: int) -> Any:
-    """See `Backend`."""
     return tallying.make_levels(levels, thresholds)
 
 
 def make_tallier(
     edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
 ) -> Any | None:
-    """See `Backend`."""
     return tallying.make_tallier(edges, float_format.infinity, tables, thresholds)
 
 
@@ -136,14 +121,12 @@ def tally_values(
     tallier: Any,
     bits: np.ndarray,
     first: int,
-    group: np.ndarray,
+    reference: np.ndarray,
     tallies: Sequence[np.ndarray],
     codes: np.ndarray | None,
 ) -> int | None:
-    """See `Backend`."""
-    return tallying.tally_values(bits, first, group, tallier, tallies, codes)
+    return tallying.tally_values(bits, first, reference, tallier, tallies, codes)
 
 
-def tally(codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
-    """See `Backend`."""
-    tallying.tally(codes, rows, group, levels, tally)
+def tally(codes: np.ndarray, rows: np.ndarray, reference: np.ndarray, levels: Any, tally: np.ndarray) -> None:
+    tallying.tally(codes, rows, reference, levels, tally)

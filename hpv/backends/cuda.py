@@ -22,7 +22,7 @@ from hpv.backends.moving import (
     fetch,
     on_stream,
     pieces,
-    rows_by_group,
+    rows_by_number,
     send_along,
     upload,
 )
@@ -39,7 +39,7 @@ name = "cuda"
 codes_again = True
 LARGEST_TALLIES = 8 * MIB
 """Bytes of tallies, and of codes beside them, that are fetched at once."""
-FEWEST_OF_A_GROUP = 256
+FEWEST_OF_A_CLASS = 256
 """Samples that are worth a pass of their own."""
 ROOM_SHARE = 4
 """One part in so many of what is free on the GPU stays so."""
@@ -62,14 +62,12 @@ def check() -> None:
 
 
 def room() -> Room:
-    """See `Backend`."""
     with gpu.chosen(moving.FIRST):
         free = gpu.free_memory()
     return Room(moving.PLACES, moving.LARGEST_PLACE, None if free is None else free - free // ROOM_SHARE)
 
 
 def make_buffers() -> Buffers:
-    """See `Backend`."""
     return PinnedBuffers()
 
 
@@ -115,31 +113,28 @@ def one_caller(threads: int) -> AbstractContextManager[int]:
 
 
 def make_counter(edges: np.ndarray, float_format: FloatFormat) -> Coder:
-    """See `Backend`."""
     return Coder(edges, float_format)
 
 
 def start_counts(counter: Coder, classes: int, float_format: FloatFormat, threads: int = 1) -> Accumulator:
-    """See `Backend`."""
     return Accumulator(counter, classes)
 
 
 @gpu.plainly
-def add_counts(accumulator: Accumulator, bits: Any, first: int, group: np.ndarray) -> None:
+def add_counts(accumulator: Accumulator, bits: Any, first: int, class_index: np.ndarray) -> None:
     """See `Backend`; returns while the GPU is at work."""
     counter = accumulator.counter
-    accumulator.seen += np.bincount(group, minlength=accumulator.classes)
+    accumulator.seen += np.bincount(class_index, minlength=accumulator.classes)
     for piece in pieces(bits, first, counter.nodes):
         state, (edges,) = accumulator.on(piece.number), counter.tables.on(piece.number)
         accumulator.streams[piece.number, gpu.handle(piece.stream)] = piece.stream
-        for c, rows in rows_by_group(group[piece.rows], piece):
+        for c, rows in rows_by_number(class_index[piece.rows], piece):
             into = state.histograms[c], state.lowest, state.highest
             counting.count(piece.values, piece.first, rows, edges, counter.float_format.infinity, *into, piece.stream)
 
 
 @gpu.plainly
 def finish_counts(accumulator: Accumulator) -> LayerCounts:
-    """See `Backend`."""
     for (number, _), stream in accumulator.streams.items():
         with gpu.chosen(number):
             stream.synchronize()
@@ -164,14 +159,11 @@ def finish_counts(accumulator: Accumulator) -> LayerCounts:
 
 
 def make_coder(edges: np.ndarray, float_format: FloatFormat) -> Coder:
-    """See `Backend`."""
     return Coder(edges, float_format)
 
 
 @gpu.plainly
 def encode(coder: Coder, bits: Any, first: int, codes: Any, threads: int = 1) -> None:
-    """See `Backend`."""
-
     def launch(piece: Piece, out: Sequence[Any]) -> None:
         (edges,) = coder.tables.on(piece.number)
         encoding.encode(piece.values, piece.first, edges, coder.float_format.infinity, out[0], piece.stream)
@@ -180,27 +172,26 @@ def encode(coder: Coder, bits: Any, first: int, codes: Any, threads: int = 1) ->
 
 
 class Ranges:
-    """DeviceCopies of pmin and pmax by group, code and node."""
+    """DeviceCopies of pmin and pmax by reference, code and node."""
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
         self.tables = DeviceCopies(*(np.ascontiguousarray(table.transpose(0, 2, 1)) for table in (low, high)))
 
-    def parts(self, group: np.ndarray, piece: Piece) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
-        """Rows of a piece, their groups, and tables, as the kernels want them.
+    def parts(self, reference: np.ndarray, piece: Piece) -> Iterator[tuple[Any, Any, tuple[Any, Any]]]:
+        """Rows of a piece, which counts answer for them, and tables, as the kernels want them.
 
-        Group by group where there are many samples of each: then the tables of one are nearer.
+        Group by reference where there are many samples of each: then the tables of one are nearer.
         """
         low, high = self.tables.on(piece.number)
-        present = len(np.unique(group))
-        if present > 1 and len(group) < FEWEST_OF_A_GROUP * present:
-            yield None, send_along("groups", group, piece), (low, high)
+        present = len(np.unique(reference))
+        if present > 1 and len(reference) < FEWEST_OF_A_CLASS * present:
+            yield None, send_along("references", reference, piece), (low, high)
             return
-        for g, rows in rows_by_group(group, piece):
+        for g, rows in rows_by_number(reference, piece):
             yield rows, None, (low[g : g + 1], high[g : g + 1])
 
 
 def make_ranges(tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Ranges:
-    """See `Backend`."""
     return Ranges(*tables)
 
 
@@ -210,16 +201,14 @@ def ranges(
     ranges: Ranges,
     bits: Any,
     first: int,
-    group: np.ndarray,
+    reference: np.ndarray,
     space: Callable[[tuple[int, int]], np.ndarray],
     out: tuple[Any, Any],
     threads: int = 1,
 ) -> None:
-    """See `Backend`."""
-
     def launch(piece: Piece, out: Sequence[Any]) -> None:
         (edges,) = coder.tables.on(piece.number)
-        for rows, own, tables in ranges.parts(group[piece.rows], piece):
+        for rows, own, tables in ranges.parts(reference[piece.rows], piece):
             what = rows, own, edges, coder.float_format.infinity, tables
             ranging.ranges(piece.values, piece.first, *what, out, piece.stream)
 
@@ -227,17 +216,15 @@ def ranges(
 
 
 def make_look_up(tables: tuple[np.ndarray, np.ndarray]) -> Ranges:
-    """See `Backend`."""
     return Ranges(*tables)
 
 
 @gpu.plainly
-def look_up_ranges(codes: Any, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
-    """See `Backend`."""
+def look_up_ranges(codes: Any, reference: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
     made = tables if isinstance(tables, Ranges) else Ranges(*tables)
 
     def launch(piece: Piece, out: Sequence[Any]) -> None:
-        for rows, own, tables in made.parts(group[piece.rows], piece):
+        for rows, own, tables in made.parts(reference[piece.rows], piece):
             ranging.look_up(piece.values, rows, own, tables, out, piece.stream)
 
     _map(launch, codes if isinstance(codes, np.ndarray) else on_stream(codes), 0, out)
@@ -277,20 +264,19 @@ def _leave(stream: Any, out: Sequence[Any]) -> None:
 
 
 class Tallier:
-    """Edges, and levels of all tails packed into one integer by group, code and node."""
+    """Edges, and levels of all tails packed into one integer by reference, code and node."""
 
     def __init__(
         self, edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
     ) -> None:
         self.coder = Coder(edges, float_format)
         self.tails, self.entries = len(tables), thresholds + 2
-        self.levels = DeviceCopies(*(tallying.pack_levels(group, thresholds) for group in zip(*tables, strict=True)))
+        self.levels = DeviceCopies(*(tallying.pack_levels(one, thresholds) for one in zip(*tables, strict=True)))
 
 
 def make_tallier(
     edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
 ) -> Tallier:
-    """See `Backend`."""
     return Tallier(edges, float_format, tables, thresholds)
 
 
@@ -299,11 +285,10 @@ def tally_values(
     tallier: Tallier,
     bits: Any,
     first: int,
-    group: np.ndarray,
+    reference: np.ndarray,
     tallies: Sequence[Any],
     codes: Any | None,
 ) -> int | None:
-    """See `Backend`."""
     nodes, float_format = tallier.coder.nodes, tallier.coder.float_format
     step = max(1, LARGEST_TALLIES // (tallier.tails * tallier.entries * 4 + (codes is not None) * nodes))
     nan = 0
@@ -314,7 +299,7 @@ def tally_values(
             counts = _zeros(piece, "tallies", (tallier.tails, samples, tallier.entries), np.int32)
             missing = _zeros(piece, "missing", (1,), np.int64)
             left, kept = _left(piece, codes, nodes)
-            for g, rows in rows_by_group(group[piece.rows], piece):
+            for g, rows in rows_by_number(reference[piece.rows], piece):
                 what = rows, edges, float_format.infinity, levels[g], counts, left, missing
                 tallying.tally(piece.values, piece.first, *what, piece.stream)
             fetched, found = [missing], [np.zeros(1, np.int64)]
@@ -353,7 +338,7 @@ def _left(piece: Piece, codes: Any | None, nodes: int) -> tuple[Any | None, np.n
 
 
 class Levels:
-    """Levels by group, node and code, for codes here and on GPUs."""
+    """Levels by reference, node and code, for codes here and on GPUs."""
 
     def __init__(self, levels: np.ndarray, thresholds: int) -> None:
         self.here = cpu.make_levels(levels, thresholds)
@@ -361,19 +346,18 @@ class Levels:
 
 
 def make_levels(levels: np.ndarray, thresholds: int) -> Levels:
-    """See `Backend`."""
     return Levels(levels, thresholds)
 
 
 @gpu.plainly
-def tally(codes: Any, rows: np.ndarray, group: np.ndarray, levels: Levels, tally: Any) -> None:
+def tally(codes: Any, rows: np.ndarray, reference: np.ndarray, levels: Levels, tally: Any) -> None:
     """See `Backend`; codes that are here are not worth the way to the GPU."""
     if isinstance(codes, np.ndarray):
-        cpu.tally(codes, rows, group, levels.here, tally)
+        cpu.tally(codes, rows, reference, levels.here, tally)
         return
     there = on_stream(codes)
     with gpu.chosen(there.number):
         tables, into = levels.tables.on(there.number), gpu.adopted(tally)
-        for g in np.unique(group[rows]):
-            chosen = cuda.to_device(rows[group[rows] == g].astype(np.int32), stream=there.stream)
+        for g in np.unique(reference[rows]):
+            chosen = cuda.to_device(rows[reference[rows] == g].astype(np.int32), stream=there.stream)
             tallying.tally_codes(there.array, chosen, tables[g], into, there.stream)

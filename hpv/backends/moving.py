@@ -261,13 +261,13 @@ def upload(array: np.ndarray) -> Any:
     return there
 
 
-def rows_by_group(group: np.ndarray, piece: Piece) -> Iterator[tuple[int, Any]]:
-    """Every group that is there, and its rows of a piece on the GPU; None stands for all of them."""
-    present, counts = np.unique(group, return_counts=True)
+def rows_by_number(numbers: np.ndarray, piece: Piece) -> Iterator[tuple[int, Any]]:
+    """Every number that is there, and its rows of a piece on the GPU; None stands for all of them."""
+    present, counts = np.unique(numbers, return_counts=True)
     if len(present) == 1:
         yield int(present[0]), None
         return
-    rows, end = send_along("rows", np.argsort(group, kind="stable"), piece), np.cumsum(counts)
+    rows, end = send_along("rows", np.argsort(numbers, kind="stable"), piece), np.cumsum(counts)
     for c, start, stop in zip(present, end - counts, end, strict=True):
         yield int(c), rows[int(start) : int(stop)]
 

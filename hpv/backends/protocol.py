@@ -70,8 +70,8 @@ class Backend(Protocol):
     def start_counts(self, counter: Any, classes: int, float_format: FloatFormat, threads: int = 1) -> Any:
         """An empty state."""
 
-    def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, group: np.ndarray) -> None:
-        """Count a block; ``group`` (samples,) is the class index of every sample."""
+    def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, class_index: np.ndarray) -> None:
+        """Count a block; ``class_index`` (samples,) is the class index of every sample."""
 
     def finish_counts(self, accumulator: Any) -> LayerCounts:
         """What was counted, in plain arrays; all nodes have seen the same samples."""
@@ -83,13 +83,13 @@ class Backend(Protocol):
         """Write codes (samples, n)."""
 
     def make_look_up(self, tables: tuple[np.ndarray, np.ndarray]) -> Any:
-        """Lay out pmin and pmax (groups, n, entries) for many look-ups."""
+        """Lay out pmin and pmax (references, n, entries) for many look-ups."""
 
-    def look_up_ranges(self, codes: np.ndarray, group: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
-        """Write pmin and pmax (samples, n) from tables (groups, n, entries), laid out or as they are."""
+    def look_up_ranges(self, codes: np.ndarray, reference: np.ndarray, tables: Any, out: tuple[Any, Any]) -> None:
+        """Write pmin and pmax (samples, n) from tables (references, n, entries), laid out or as they are."""
 
     def make_ranges(self, tables: tuple[np.ndarray, np.ndarray], edges: np.ndarray, float_format: FloatFormat) -> Any:
-        """Lay out pmin and pmax (groups, n, entries) of nodes with all edge keys (n, k)."""
+        """Lay out pmin and pmax (references, n, entries) of nodes with all edge keys (n, k)."""
 
     def ranges(
         self,
@@ -97,7 +97,7 @@ class Backend(Protocol):
         ranges: Any,
         bits: np.ndarray,
         first: int,
-        group: np.ndarray,
+        reference: np.ndarray,
         space: Callable[[tuple[int, int]], np.ndarray],
         out: tuple[Any, Any],
         threads: int = 1,
@@ -105,12 +105,12 @@ class Backend(Protocol):
         """Write pmin and pmax (samples, n) of values; ``space`` gives memory for codes where they are needed."""
 
     def make_levels(self, levels: np.ndarray, thresholds: int) -> Any:
-        """Lay out levels (groups, n, entries); ``thresholds + 1`` stands for no p-value."""
+        """Lay out levels (references, n, entries); ``thresholds + 1`` stands for no p-value."""
 
     def make_tallier(
         self, edges: np.ndarray, float_format: FloatFormat, tables: Sequence[np.ndarray], thresholds: int
     ) -> Any | None:
-        """Lay out the edge keys (n, k) and levels (groups, n, entries) by tail for tallies straight from values.
+        """Lay out the edge keys (n, k) and levels (references, n, entries) by tail for tallies straight from values.
 
         None where they are better made by way of codes.
         """
@@ -120,7 +120,7 @@ class Backend(Protocol):
         tallier: Any,
         bits: np.ndarray,
         first: int,
-        group: np.ndarray,
+        reference: np.ndarray,
         tallies: Sequence[np.ndarray],
         codes: np.ndarray | None,
     ) -> int | None:
@@ -130,5 +130,5 @@ class Backend(Protocol):
         are sooner coded.
         """
 
-    def tally(self, codes: np.ndarray, rows: np.ndarray, group: np.ndarray, levels: Any, tally: np.ndarray) -> None:
+    def tally(self, codes: np.ndarray, rows: np.ndarray, reference: np.ndarray, levels: Any, tally: np.ndarray) -> None:
         """Add the nodes of the chosen rows to their tallies (samples, thresholds + 2)."""
