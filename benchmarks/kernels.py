@@ -21,7 +21,7 @@ from hpv.base.floats import FLOAT32
 from hpv.histograms.ranges import outward, range_tables
 from hpv.kernels.cpu import ranging, tallying
 from hpv.kernels.cpu.coders import coding
-from hpv.scanning.scanner import GRID, grid, level_table
+from hpv.scanning.thresholds import GRID, alpha_grid, level_table
 
 BINS = (10, 32, 64, 254)
 """Ordinary bins of the backgrounds whose edges are used."""
@@ -77,7 +77,7 @@ def prepare_ends(values: np.ndarray, keys: np.ndarray) -> dict[str, Callable[[],
     coder = coding.make_coder(keys, FLOAT32.infinity)
     tables = ranging.make_tables(*outward(*exact), keys, FLOAT32.infinity)
     pmin, pmax = np.empty_like(values), np.empty_like(values)
-    levels = tallying.make_levels(level_table(exact[1], counts.counted[None], grid(samples, 0.5)), GRID)
+    levels = tallying.make_levels(level_table(exact[1], counts.counted[None], alpha_grid(samples, 0.5)), GRID)
     tally, codes = np.zeros((samples, GRID + 2), np.int32), np.empty((BLOCK, nodes), np.uint8)
 
     def tallies() -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from hpv.cli import main
+from hpv.cli.main import main
 
 sys.exit(main())

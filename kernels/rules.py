@@ -1,4 +1,8 @@
-"""The rules of hpv, each written once: plain functions that numpy, the compiled kernels and the tests all call."""
+"""The rules of hpv as plain functions: CUDA compiles them, numpy calls them.
+
+The CPU's loops say the same of whole vectors (``keys_of`` in cpu/vectors/lanes.py), numpy's keys are those of
+hpv/base/floats.py; tests hold all of them equal.
+"""
 
 from __future__ import annotations
 

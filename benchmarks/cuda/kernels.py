@@ -18,7 +18,7 @@ from hpv.base.floats import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, FloatFormat, co
 from hpv.histograms.ranges import TAILS, outward, range_tables
 from hpv.kernels.cuda import counting, encoding, ranging, tallying
 from hpv.kernels.cuda.device import SIMULATED, cuda
-from hpv.scanning.scanner import GRID, grid, level_table
+from hpv.scanning.thresholds import GRID, alpha_grid, level_table
 
 FORMS = (FLOAT16, BFLOAT16, FLOAT32, FLOAT64)
 """Narrow ones first: their results take the most memory, which is then used again."""
@@ -107,7 +107,7 @@ def tables_of(background: Background) -> tuple[tuple[np.ndarray, np.ndarray], li
     histograms = background.histograms("activations")
     survivors, counted = histograms.survivors[:1], histograms.counted[:1]
     exact = {tail: range_tables(survivors, counted, tail) for tail in TAILS}
-    thresholds = grid(int(counted.max()), 0.5)
+    thresholds = alpha_grid(int(counted.max()), 0.5)
     low, high = outward(*exact["right"])
     return (low, high), [level_table(exact[tail][1], counted, thresholds) for tail in TAILS]
 

@@ -58,7 +58,7 @@ class ArrayBacked(Layer):
 
 
 def hash_of(layer: Layer) -> str:
-    """Of a layer's values: 128 bits of SHA-256, for which many processors have instructions."""
+    """Hash of a layer's values: 128 bits of SHA-256, for which many processors have instructions."""
     digest = hashlib.sha256()
     samples, nodes = layer.shape
     step = max(1, (16 << 20) // (nodes * layer.float_format.storage.itemsize))

@@ -59,7 +59,6 @@ class TensorLayer(ArrayBacked):
 
     @property
     def device(self) -> str | None:
-        """Of the tensor."""
         return str(self._array.device)
 
     @property
@@ -97,7 +96,6 @@ class DeviceLayer(ArrayBacked):
 
     @property
     def device(self) -> str | None:
-        """Of the array."""
         from hpv.backends.moving import device_of
 
         return device_of(self._array)

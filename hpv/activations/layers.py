@@ -32,11 +32,11 @@ class Layer:
     """
 
     name: str
-    """Of the layer."""
+    """Name of the layer."""
     origin: str
     """What messages call it."""
     float_format: FloatFormat
-    """Of its values."""
+    """Float format of its values."""
     in_memory = False
     """``read`` gives views and needs no buffer."""
     on_device = False
@@ -58,7 +58,7 @@ class Layer:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of its values as numpy has them."""
+        """Type of its values as numpy has them."""
         return self.float_format.numbers(np.empty(0, self.float_format.storage)).dtype
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class Layer:
 
     @property
     def offset(self) -> int:
-        """Samples before the first one in the array that the chunks are those of."""
+        """Where the first sample lies in the array that the chunks are those of."""
         return 0
 
     @property
@@ -264,7 +264,7 @@ class Activations:
 
     @property
     def values(self) -> int:
-        """Of all layers together."""
+        """Number of values of all layers together."""
         return sum(layer.shape[0] * layer.shape[1] for layer in self.layers.values())
 
     @property

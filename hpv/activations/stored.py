@@ -34,17 +34,14 @@ class StoredLayer(ArrayBacked):
 
     @property
     def chunks(self) -> tuple[int, int] | None:
-        """Of the Zarr array."""
         rows, columns = self._stored.chunks[:2]
         return rows, min(columns * self._inner, self.shape[1])
 
     @property
     def reads_whole(self) -> bool:
-        """Of the Zarr array."""
         return self._stored.reads_whole
 
     def scratch(self, rows: int) -> int:
-        """Of the Zarr array."""
         return self._stored.scratch(rows)
 
     @property

@@ -20,7 +20,7 @@ from hpv.store.output import Output
 from hpv.store.reading import Store, open_store
 from hpv.store.shards import shard_path, shard_state, shards_of
 from hpv.walking.progress import Progress, Quiet
-from hpv.walking.shards import by_number, in_order, refuse_strangers, samples_of_all, without_entry
+from hpv.walking.shards import in_order, refuse_doubles, refuse_strangers, samples_of_all, without_entry
 
 
 def merge_shards(out: str | Path, progress: Progress | None = None) -> tuple[Background | Scores, bool]:
@@ -55,7 +55,7 @@ def merge_parts(
     """Make one output of backgrounds, or of all shards of a score; they stay where they are."""
     stores = [open_store(path) for path in paths]
     if stores[0].kind != SCORES:
-        by_number(store for store in stores if "shard" in store.request)
+        refuse_doubles(store for store in stores if "shard" in store.request)
         merged, already = merge_to_store(paths, out, overwrite=overwrite, progress=progress)
         return Background.of(merged), already
     return _merge(stores, without_entry(stores[0].request, "shard"), out, overwrite, progress)

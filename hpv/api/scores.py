@@ -55,7 +55,7 @@ class Scores:
 
     @property
     def path(self) -> str:
-        """Of the store."""
+        """Path of the store."""
         return self._store.path
 
     @property
@@ -65,7 +65,7 @@ class Scores:
 
     @property
     def samples(self) -> int:
-        """That were scored."""
+        """Number of samples that were scored."""
         return int(self.attributes["samples"])
 
     @property

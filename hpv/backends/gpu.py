@@ -62,12 +62,12 @@ def chosen(number: int) -> Iterator[None]:
 
 
 def number_of(array: Any) -> int:
-    """Of the device that an array is on. Numba takes all that it adopts for the current device's."""
+    """Number of the device that an array is on. Numba takes all that it adopts for the current device's."""
     return 0 if SIMULATED else number_at(array.device_ctypes_pointer.value)
 
 
 def number_at(address: int | None) -> int:
-    """Of the device that memory is on."""
+    """Number of the device that memory is on."""
     current = cuda.current_context().device.id
     if not address:  # an array without items
         return int(current)

@@ -201,7 +201,7 @@ class Piece(NamedTuple):
     stream: Any
     """That orders the work on them."""
     number: int
-    """Of the GPU, which is chosen."""
+    """Number of the GPU, which is chosen."""
 
     def part(self, step: int) -> Iterator[Piece]:
         """A few rows at a time."""

@@ -21,7 +21,7 @@ CODED_SAMPLES = 256
 
 
 def coded_samples(nodes: int) -> int:
-    """Samples whose codes are used before those of the next ones are made."""
+    """Samples to encode at a time, so that their codes are still in the caches when they are used."""
     return max(1, CACHED_CODES // max(nodes, 1) // CODED_SAMPLES) * CODED_SAMPLES
 
 
@@ -50,7 +50,7 @@ class Backend(Protocol):
     name: str
     """What users call it."""
     codes_again: bool
-    """Whether values are sooner searched again for every class than their codes are kept."""
+    """Whether searching values again for every class is faster than keeping their codes."""
 
     def make_buffers(self) -> Buffers:
         """Memory that blocks are read into, for threads of one run."""
@@ -68,7 +68,7 @@ class Backend(Protocol):
         """Lay out inner edge keys (n, k) for counting."""
 
     def start_counts(self, counter: Any, classes: int, float_format: FloatFormat, threads: int = 1) -> Any:
-        """An empty state."""
+        """An empty accumulator."""
 
     def add_counts(self, accumulator: Any, bits: np.ndarray, first: int, class_index: np.ndarray) -> None:
         """Count a block; ``class_index`` (samples,) is the class index of every sample."""

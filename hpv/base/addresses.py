@@ -25,5 +25,5 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
 
 
 def real_path(path: str) -> Path:
-    """Of a path on this machine, with all links followed."""
+    """A path on this machine with all links followed."""
     return Path(os.path.realpath(without_scheme(path)))

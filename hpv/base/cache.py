@@ -22,7 +22,7 @@ class Cache:
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What was made for the key, or is made now; threads that ask for it meanwhile wait."""
+        """What is kept for the key; the first who asks makes it, while others wait."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

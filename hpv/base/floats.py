@@ -5,8 +5,8 @@ decides a bin works on keys, so nothing depends on rounding or on the processor'
 
 * -0.0 and +0.0 have the key 0, the smallest positive number 1, the next one 2, and so on up to +inf;
 * negative numbers have the negated keys of their magnitudes;
-* NaN has the lowest integer, ``MISSING``, and so lies below every edge;
-* the highest integer, ``UNUSED``, fills the places of edges that a node does not have: no value reaches it.
+* NaN has the lowest integer, ``FloatFormat.nan_key``, and so lies below every edge;
+* the highest integer, ``FloatFormat.no_edge``, stands for edges that a node does not have: no value reaches it.
 """
 
 from __future__ import annotations

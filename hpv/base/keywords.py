@@ -1,4 +1,4 @@
-"""Keywords of public calls: each has one name, its other number is taken as well, and a wrong one is told the right."""
+"""Keywords of public calls: singular and plural are both taken; of a wrong keyword the error names the right one."""
 
 from __future__ import annotations
 

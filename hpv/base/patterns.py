@@ -49,7 +49,7 @@ def select_by_pattern(
 
 
 def which_there_are(name: str, names: Sequence[str], more: Collection[str] = ()) -> str:
-    """The names that may have been meant, and those that there are."""
+    """For an error: names that may have been meant, then all names."""
     close = nearly_meant(name, [*names, *(one for one in more if one not in names)])
     hint = f" Close to it: {', '.join(close)}." if close else ""
     listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -28,7 +28,7 @@ class CapturePlan:
 
     @property
     def bytes(self) -> int | None:
-        """Of the whole store; None if the number of samples is not known."""
+        """Bytes of the whole store; None if the number of samples is not known."""
         return None if self.samples is None else self.samples * self.bytes_per_sample
 
     def __str__(self) -> str:

@@ -61,7 +61,7 @@ class LayerOutput:
     """(samples, nodes); the modules that follow may change them in place."""
     float_format: FloatFormat
     shape: tuple[int, ...]
-    """Of one sample's output before it was laid out."""
+    """Shape of one sample's output before it was laid out."""
     reduction: Reduction
 
 
@@ -73,7 +73,7 @@ class Recorded:
     """(samples, nodes) in ``float_format.storage``, a copy."""
     float_format: FloatFormat
     shape: tuple[int, ...]
-    """Of one sample's output before it was laid out."""
+    """Shape of one sample's output before it was laid out."""
     reduction: Reduction
 
 
@@ -133,7 +133,7 @@ class Hooks:
         self._take, self._wanted = take, wanted
         self._handles: list[Any] = []
         self.calls: Counter[str] = Counter()
-        """Of every module since the last ``clear``."""
+        """Calls of every module since the last ``clear``."""
         self.given: Counter[str] = Counter()
         """Tensors of floats that every layer gave."""
         self.floats: Counter[str] = Counter()

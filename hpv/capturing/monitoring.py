@@ -38,7 +38,7 @@ class _Batch:
     """None until it is known."""
     codes: dict[str, torch.Tensor] = field(default_factory=dict)
     forms: dict[str, FloatFormat] = field(default_factory=dict)
-    """Of every layer that was given."""
+    """Float format of every layer that was given."""
     tallies: dict[torch.device, Tallies] = field(default_factory=dict)
     missing: int = 0
     """NaN among the values that were tallied."""
@@ -144,7 +144,7 @@ class Monitor:
 
     @checks_keywords
     def scores(self, labels: Any = None) -> BatchScores:
-        """Of the batch that the model ran last.
+        """Scores of the batch that the model ran last.
 
         ``labels``: the class of every sample, integers or a tensor of them, where samples are scored against their own
         class; by default the one that the model predicts, as `hpv.capture` stores it.
@@ -277,7 +277,7 @@ class BatchScores:
 
     @property
     def samples(self) -> int:
-        """Of the batch."""
+        """Number of samples of the batch."""
         return len(self._group)
 
     @property

@@ -30,7 +30,7 @@ from hpv.store.reading import open_store
 
 LabelSource = Literal["argmax", "targets"] | None
 _TOLERANCE = 0.02
-"""Of the largest value: the same inputs may give slightly other activations on other threads, never this far off."""
+"""Share of the largest value: on other threads the same inputs may give slightly other activations, never that far."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a fit on its way lies in its store."""
+"""Where an unfinished fit keeps its edges and counts in its store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hpv.base.floats import FORMATS, to_keys
 from hpv.base.keeping import Every
 from hpv.fitting.counting import Position, Tiling
-from hpv.fitting.stored import unused_for_nan, write_arrays
+from hpv.fitting.stored import nan_to_no_edge, write_arrays
 from hpv.histograms.counts import LayerCounts
 from hpv.histograms.edges import LayerEdges, stack
 from hpv.places.names import escape
@@ -31,7 +31,7 @@ class FitCheckpoint:
             return None
         float_format = FORMATS[kept["form"]]
         parts = [to_keys(self.output.take(_edges_from(layer, first)), float_format) for first in kept["parts"]]
-        return LayerEdges(unused_for_nan(stack(parts, float_format), float_format), float_format)
+        return LayerEdges(nan_to_no_edge(stack(parts, float_format), float_format), float_format)
 
     def keep_edges(self, layer: str, first: int, edges: LayerEdges) -> None:
         self.waiting_edges.setdefault(layer, []).append((first, edges))

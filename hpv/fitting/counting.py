@@ -20,10 +20,10 @@ from hpv.fitting.proposing import propose_layer
 from hpv.histograms.counts import LayerCounts
 from hpv.histograms.edges import LayerEdges
 from hpv.histograms.state import BackgroundState, LayerState
-from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.parts import threads_in_place
 from hpv.walking.progress import Progress
 from hpv.walking.threads import Queue, run_in_threads
+from hpv.walking.tiling import LayerPlan
 
 
 class Position(NamedTuple):
@@ -60,7 +60,7 @@ class Checkpoint(Saves, Protocol):
 
 
 def fit_by_threads(job: FitJob, progress: Progress, checkpoint: Checkpoint | None = None) -> BackgroundState:
-    """Do what was prepared by threads of this process."""
+    """Run a prepared fit on threads of this process."""
     layers: dict[str, LayerState] = {}
     for plan, layer in zip(job.plan.layers, job.source.layers.values(), strict=True):
         progress.start(f"fit {layer.name}", plan.bytes_read)
@@ -110,6 +110,7 @@ def count_layer(
         # Values of another format are compared exactly with edges moved up to the next number of that format.
         keys = convert_keys(edges.keys[tile], edges.float_format, layer.float_format)
         while start < plan.samples:
+            # The segment that `start` lies in, from there on.
             segment = slice(start, next(one.stop for one in plan.segments if one.stop > start))
             with saving(checkpoint):
                 start, counts = _count_segment(layer, plan, tile, segment, keys, len(sizes), job, progress)
@@ -146,11 +147,12 @@ def _count_segment(
     width = (tile.stop - tile.start) * layer.float_format.key.itemsize
 
     threads = min(job.plan.threads, -(-(segment.stop - segment.start) // plan.least))
-    # Classes are told apart by threads that call; without them the loops have threads of their own.
+    # With classes, each of our threads calls for one class after the other. Without, one caller lets the loops use
+    # threads of their own.
     values = (segment.stop - segment.start) * (tile.stop - tile.start)
-    inside = threads_in_place(layer, values, threads) if classes == 1 else 1
+    wanted = threads_in_place(layer, values, threads) if classes == 1 else 1
     done: list[slice] = []
-    with job.backend.one_caller(inside) as inside:
+    with job.backend.one_caller(wanted) as inside:
         threads = threads if inside == 1 else 1
         parts = Queue(segment, plan.block, plan.least, threads, keeping.CHECKPOINT_SECONDS)
 

@@ -64,7 +64,7 @@ def add_stores(output: Output, stores: Sequence[Store], progress: Progress) -> B
 
 
 def merge_key(store: Store) -> MergeKey:
-    """What the counts of a background mean, from what is noted beside them."""
+    """The `MergeKey` of a stored background, from its attributes alone."""
     layers = {
         entry["name"]: (entry["nodes"], entry["float_format"], entry["edges"]) for entry in store.attributes["layers"]
     }

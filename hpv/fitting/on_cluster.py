@@ -20,8 +20,8 @@ from hpv.histograms.counts import LayerCounts, add_up
 from hpv.histograms.edges import LayerEdges, Rule, stack
 from hpv.histograms.state import BackgroundState, LayerState
 from hpv.walking.cluster import Cluster, backend_for, bare, task_ranges
-from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.progress import Progress, Quiet
+from hpv.walking.tiling import LayerPlan
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -30,7 +30,7 @@ FAN_IN = 8
 
 
 def fit_on_cluster(client: Client, job: FitJob, progress: Progress, checkpoint: Checkpoint | None) -> BackgroundState:
-    """`hpv.fitting.run_fit` by the workers of a cluster."""
+    """`hpv.fitting.running.run_fit` by the workers of a cluster."""
     cluster = Cluster(client, job.source, job.plan.memory, job.backend_name, progress)
     edges = _propose(cluster, job, progress, checkpoint)
     layers = {}

@@ -6,9 +6,9 @@ from hpv.activations.layers import Activations, Layer
 from hpv.backends.protocol import OWN_MEMORY, Room
 from hpv.base.machine import bytes_of, thread_count
 from hpv.histograms.edges import Rule, pilot_runs
-from hpv.walking.layer_plan import plan_layer
+from hpv.walking.candidates import Needs
 from hpv.walking.plan import Plan, reserve, staged_bytes, usable_bytes, warn_of_layouts, within_room
-from hpv.walking.tiling import Needs
+from hpv.walking.tiling import plan_layer
 
 SPARE_EDGES = 8
 """Room for outer edges and modal values that plans allow for beyond `bins`."""

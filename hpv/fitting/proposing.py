@@ -1,4 +1,4 @@
-"""Edges of whole layers: the pilot's samples are read, ordered node by node, and cut by the rules of `hpv.pilot`."""
+"""Edges of whole layers: the pilot's samples are read, ordered node by node, and cut by the rules of `placing`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hpv.base.slices import split
 from hpv.base.words import MIB
 from hpv.histograms.edges import LayerEdges, Rule, stack
 from hpv.histograms.placing import pack_pilot, pilot_shape, propose
-from hpv.walking.layer_plan import LayerPlan
 from hpv.walking.progress import Progress, Quiet
 from hpv.walking.threads import Queue, in_steps, run_in_threads
+from hpv.walking.tiling import LayerPlan
 
 CACHED_PILOT = 4 * MIB
 """Pilot values that a thread orders, and places edges by, before the next ones: they stay in the cache."""

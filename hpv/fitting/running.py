@@ -15,9 +15,10 @@ from hpv.histograms.state import BackgroundState
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
 from hpv.store.reading import open_store
+from hpv.store.shards import join_shards
 from hpv.walking.cluster import active_client
 from hpv.walking.progress import Progress, Quiet
-from hpv.walking.shards import Shard, join_shards
+from hpv.walking.shards import Shard
 
 
 def run_fit(job: FitJob, progress: Progress, checkpoint: Checkpoint | None = None) -> BackgroundState:

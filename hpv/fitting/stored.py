@@ -66,11 +66,11 @@ def _read_state(store: Store, entry: Mapping[str, Any], classes: int) -> LayerSt
             raise DataError(f"{store.path}: {name} of layer {entry['name']} has the shape {arrays[name].shape}, not "
                             f"{shape}; fit it again, or restore a copy.")  # fmt: skip
     for name in ("edges", "lowest"):
-        arrays[name] = unused_for_nan(arrays[name], float_format)
+        arrays[name] = nan_to_no_edge(arrays[name], float_format)
     return LayerState(float_format, **arrays)
 
 
-def unused_for_nan(keys: np.ndarray, float_format: FloatFormat) -> np.ndarray:
+def nan_to_no_edge(keys: np.ndarray, float_format: FloatFormat) -> np.ndarray:
     """Stored NaN stand for edges that are not there, and for the minimum of nothing."""
     return np.where(keys == float_format.nan_key, float_format.key.type(float_format.no_edge), keys)
 

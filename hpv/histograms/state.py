@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from hpv.base.patterns import select_names
 from hpv.base.words import quantity
 from hpv.histograms.edges import LayerEdges, Rule
 
-if TYPE_CHECKING:
-    pass
 STATE_ARRAYS = ("edges", "survivors", "missing", "lowest", "highest")
 LARGEST_INT32 = 2**31 - 1
 PIECE = 4096
@@ -111,7 +109,7 @@ class BackgroundState:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the activations said of themselves: model, hash of its weights, original shapes."""
     path: str | None = None
-    """Of the store that it was opened from."""
+    """Path of the store that it was opened from."""
 
     @property
     def nodes(self) -> int:

@@ -37,7 +37,7 @@ class Place(Protocol):
         """For Zarr."""
 
     def names(self) -> list[str] | None:
-        """Of what lies at the top; None where there is nothing."""
+        """Names of what lies at the top; None where there is nothing."""
 
     def read(self, name: str) -> bytes | None:
         """A file or object; None: it is not there."""

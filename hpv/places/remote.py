@@ -159,7 +159,7 @@ class RemoteStore(FsspecStore):
         return True
 
     def names(self) -> list[str] | None:
-        """Of what lies at the top; None where nothing can be seen. Raises where there is no such bucket."""
+        """Names of what lies at the top; None where nothing can be seen. Raises where there is no such bucket."""
         if not self.lists:
             return None
         with self._plainly():

@@ -85,7 +85,7 @@ def part_of_score(
     background: BackgroundState, source: Activations, source_layers: dict[str, str], options: ScanOptions,
     keep: tuple[str, ...], reference: PerSample, memory: int, backend: str,
 ) -> ScoreJob:  # fmt: skip
-    """The score of some of the samples by one thread; whatever could be refused was so when the whole was prepared."""
+    """The score of some of the samples by one thread. Nothing is checked again: `prepare_score` did that."""
     scanner = Scanner(background, options, backend_for(backend, source))
     plan = _plan(scanner, source, source_layers, keep, reference, memory, 1)
     return ScoreJob(background, background, source, source_layers, options, keep, reference, plan, scanner, backend)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def score_on_cluster(
     client: Client, job: ScoreJob, progress: Progress, write: WriteScores, write_codes: WriteCodes | None, start: int
 ) -> None:
-    """`hpv.scoring.run_score` by the workers of a cluster; ``write`` is called here, in order of the samples."""
+    """`score_by_threads` by the workers of a cluster; ``write`` is called here, in order of the samples."""
     cluster = Cluster(client, job.source, job.plan.memory, job.backend_name, progress)
     samples, row = job.source.samples, sum(plan.nodes * plan.itemsize for plan in job.plan.layers)
     progress.start(f"score from sample {start:,} on" if start else "score", samples * row)

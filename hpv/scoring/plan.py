@@ -9,9 +9,9 @@ from hpv.backends.protocol import OWN_MEMORY, Room
 from hpv.base.errors import InputError
 from hpv.base.machine import bytes_of, thread_count
 from hpv.histograms.state import BackgroundState
-from hpv.walking.layer_plan import Choice, plan_layer
+from hpv.walking.candidates import Needs
 from hpv.walking.plan import Plan, reserve, staged_bytes, usable_bytes, warn_of_layouts, within_room
-from hpv.walking.tiling import Needs
+from hpv.walking.tiling import Choice, plan_layer
 
 SCORE_CHUNK = 65_536
 """Samples of a chunk of scores."""

@@ -17,9 +17,10 @@ from hpv.scoring.tallying import WriteCodes, WriteScores, score_by_threads
 from hpv.store.headers import SCORES
 from hpv.store.output import Output
 from hpv.store.reading import Store, open_store
+from hpv.store.shards import join_shards
 from hpv.walking.cluster import active_client
 from hpv.walking.progress import Progress
-from hpv.walking.shards import Shard, join_shards
+from hpv.walking.shards import Shard
 
 
 def run_score(

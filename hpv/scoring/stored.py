@@ -24,8 +24,8 @@ from hpv.scoring.plan import SCORE_CHUNK
 from hpv.scoring.tallying import Results
 from hpv.store.creating import STRINGS
 from hpv.store.output import Output, OutputWriter
+from hpv.walking.candidates import score_chunks
 from hpv.walking.threads import in_steps, run_in_threads
-from hpv.walking.tiling import score_chunks
 
 COLUMNS = {"score": "f8", "alpha": "f8", "size": "i8", "label": "i4"}
 

@@ -22,7 +22,7 @@ from hpv.scanning.scanner import NodeTables
 from hpv.scanning.scored import Scored
 from hpv.scoring.job import ScoreJob
 from hpv.scoring.plan import SCORE_CHUNK, TALLY_SHARE
-from hpv.walking import tiling
+from hpv.walking import candidates
 from hpv.walking.progress import Progress
 from hpv.walking.threads import Queue, in_steps, run_in_threads
 
@@ -79,7 +79,7 @@ def segment_length(job: ScoreJob) -> int:
     """
     if job.plan.together:
         row = sum(plan.nodes * plan.itemsize for plan in job.plan.layers)
-        room = min(SCORE_CHUNK, tiling.SEGMENT // max(row, 1))
+        room = min(SCORE_CHUNK, candidates.SEGMENT // max(row, 1))
     else:
         row = sum(len(t) + 2 for t in job.scanner.thresholds.values()) * 4 * len(job.scanner.references)
         room = job.plan.memory // TALLY_SHARE // max(row, 1)

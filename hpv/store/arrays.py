@@ -98,7 +98,7 @@ class StoredArray:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Of this array."""
+        """Attributes of this array."""
         return dict(self._array.attrs)
 
     @property

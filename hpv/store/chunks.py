@@ -25,7 +25,7 @@ CHECKSUM_BYTES = 4
 LARGEST_KEPT = 32 << 20
 """Bytes of a chunk whose buffer a thread keeps for the next one."""
 AHEAD_BYTES = 8 << 20
-"""Of chunks that are asked for before they are needed, by every thread that reads from another machine."""
+"""Bytes of chunks that are asked for before they are needed, by every thread that reads from another machine."""
 RESTORE = "Restore this file from a copy, or make the store again."
 AGAIN = "When that is mended, run the same command again."
 _BAD_CHECKSUM = "is damaged: its checksum (crc32c) does not fit its content"
@@ -47,7 +47,7 @@ class RawChunks:
     path: Callable[[tuple[int, ...]], str]
     """File of a chunk, or its key in ``remote``."""
     shape: tuple[int, ...]
-    """Of every chunk, also of those that reach over the array's end."""
+    """Shape of every chunk, also of those that reach over the array's end."""
     dtype: np.dtype
     checksum: bool
     fill: Any
@@ -57,7 +57,7 @@ class RawChunks:
 
     @property
     def bytes(self) -> int:
-        """Of a chunk's values."""
+        """Bytes of a chunk's values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property

@@ -78,7 +78,7 @@ def array_metadata(
     dimensions: tuple[str, ...] | None,
     attributes: str,
 ) -> Any:
-    """Of an array as hpv writes them: uncompressed, with crc32c, a file for every chunk. ``attributes`` are JSON."""
+    """Metadata of an array as hpv writes it: uncompressed, with crc32c, a file per chunk. ``attributes``: as JSON."""
     return zarr.create_array(
         MemoryStore(),
         shape=shape,

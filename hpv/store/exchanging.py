@@ -38,7 +38,7 @@ def empty(place: Place) -> None:
 
 
 def remove_scratch(place: Place) -> None:
-    """Of a store that is complete; before, a kill would leave notes of things that are not there."""
+    """Remove a run's notes from a complete store; before, a kill would leave notes of things that are not there."""
     with suppress(OSError):
         place.remove(SCRATCH)
 

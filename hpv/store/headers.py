@@ -16,7 +16,7 @@ VERSION = 1
 RESERVED = ("format", "version", "id", "complete", "request", "progress")
 """Entries of the root's attributes that say what the store is; all others belong to its kind."""
 NAMES = {ACTIVATIONS: "an activation store", BACKGROUND: "a background", SCORES: "a score store"}
-"""Of the formats, in messages."""
+"""Names of the formats, in messages."""
 
 
 def header_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:

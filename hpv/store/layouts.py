@@ -83,7 +83,7 @@ FRUGAL = {"bytes", "blosc", "crc32c", "endian", "numcodecs.blosc", "numcodecs.zs
 
 
 def codec_names(array: zarr.Array) -> set[str]:
-    """Of all codecs, those within shards too."""
+    """Names of all codecs, those within shards too."""
 
     def names(codecs: Any) -> Iterator[str]:
         for codec in codecs:

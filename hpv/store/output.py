@@ -209,7 +209,7 @@ class Output:
             self._place.remove(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of an array that this run created or took up."""
+        """Shape of an array that this run created or took up."""
         return self._array(name).shape
 
     def resize(self, name: str, shape: Sequence[int]) -> None:

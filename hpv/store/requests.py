@@ -46,7 +46,7 @@ def _join(sides: list[Sides]) -> str:
 
 
 def _told(side: Sequence[str]) -> str:
-    """What is asked for; what is not is told only where there is nothing else."""
+    """The options that are set on one side; one that is absent only where nothing else differs."""
     return ", ".join([text for text in side if not text.startswith("no ")] or side[:1])
 
 

@@ -1,14 +1,21 @@
-"""An output in shards: a header that never opens, and beneath it a store of its own for every shard."""
+"""An output in shards: a header, which `open` refuses until they are merged, and beneath it a store for every shard."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hpv.base.errors import OutputExistsError, StoreError
 from hpv.places.place import place_of
 from hpv.store.headers import read_header
+from hpv.store.output import Output
+from hpv.store.requests import difference
+
+WAIT_SECONDS = 60.0
+"""For another shard that is just writing the header: a matter of milliseconds, also on a slow file system."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,34 @@ def shard_state(out: str | os.PathLike[str], of: int) -> ShardState:
     missing = [number for number, header in headers.items() if header is None]
     unfinished = [number for number, header in headers.items() if header and header.get("complete") is not True]
     return ShardState(of, missing, unfinished)
+
+
+def join_shards(out: str | os.PathLike[str], kind: str, request: Mapping[str, Any], of: int) -> bool:
+    """Declare an output of ``of`` shards, or agree with the one that is there; whether it is merged already.
+
+    Any number of shards may call this at once. ``OutputExistsError`` names what else is there.
+    """
+    end = time.monotonic() + WAIT_SECONDS
+    wanted = {**request, "shards": of}
+    while True:
+        try:
+            header = read_header(place_of(out))
+        except StoreError as error:
+            raise OutputExistsError(str(error)) from None
+        if header is not None:
+            merged = header.get("complete") is True and shards_of(header) is None
+            other = difference(header, {"format": kind, "request": request if merged else wanted})
+            if other is not None:
+                raise OutputExistsError(
+                    f"{os.fspath(out)} holds something else: {other}. Use another path, or remove it."
+                )
+            return merged
+        try:
+            Output.begin(out, kind, wanted).close()
+        except OutputExistsError:  # another shard is writing it
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def _listed(numbers: list[int], of: int, what: str) -> str:

@@ -8,8 +8,8 @@ from typing import TypeVar
 from hpv.activations.blocks import in_place
 from hpv.activations.layers import Layer
 from hpv.base.machine import thread_count
+from hpv.walking.candidates import LARGEST_IN_MEMORY, block_samples
 from hpv.walking.threads import Queue, run_in_threads
-from hpv.walking.tiling import LARGEST_IN_MEMORY, block_samples
 
 SMALL = 2**18
 """Values that one thread has done before others would have started."""
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 def threads_in_place(layer: Layer, values: int, threads: int | None = None) -> int:
     """Threads that a single caller could give to the work on so many values of a layer, all at once.
 
-    1 where blocks must be read first, and for much work: threads of ours take a block after the other, so that none
+    1 where blocks must first be read. Also 1 for much work: there our own threads take blocks in turn, so that none
     waits for one whose processor is busy.
     """
     some = SMALL <= values <= LARGEST_IN_MEMORY // layer.float_format.key.itemsize

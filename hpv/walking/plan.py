@@ -10,7 +10,7 @@ from hpv.activations.layers import Layer
 from hpv.backends.protocol import Room
 from hpv.base.errors import InputError, warn
 from hpv.base.words import MIB, human, quantity
-from hpv.walking.layer_plan import LayerPlan, layout_warning
+from hpv.walking.tiling import LayerPlan, layout_warning
 
 COMPILING = 128 * MIB
 """Measured: what compiling all kernels of one command leaves in the process."""

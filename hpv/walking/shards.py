@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpv.activations.layers import Activations
-from hpv.base.errors import InputError, OutputExistsError, StoreError
+from hpv.base.errors import InputError
 from hpv.base.slices import split
 from hpv.base.words import quantity
 from hpv.places.place import place_of
-from hpv.store.headers import read_header
-from hpv.store.output import Output
 from hpv.store.reading import Store
-from hpv.store.requests import difference, request_difference
-from hpv.store.shards import ranges, shard_path, shards_of
+from hpv.store.requests import request_difference
+from hpv.store.shards import ranges, shard_path
 from hpv.walking.plan import Plan
 
 
@@ -81,7 +77,8 @@ def in_order(stores: Sequence[Store], request: dict[str, Any]) -> list[Store]:
             other = f"it is shard {shard['number']} of {shard['of']}, {stores[0].path} is one of {of}"
         if other is not None:
             raise InputError(f"merge: {store.path} belongs to something else: {other}; leave it out.")
-    found = by_number(stores)
+    refuse_doubles(stores)
+    found = {store.request["shard"]["number"]: store for store in stores}
     absent = sorted(set(range(1, of + 1)) - set(found))
     if absent:
         raise InputError(f"merge: shards {ranges(absent)} of {of} are missing; give all of them.")
@@ -90,8 +87,8 @@ def in_order(stores: Sequence[Store], request: dict[str, Any]) -> list[Store]:
     return ordered
 
 
-def by_number(shards: Iterable[Store]) -> dict[int, Store]:
-    """Shards that are given once."""
+def refuse_doubles(shards: Iterable[Store]) -> None:
+    """Refuse a shard that is given twice."""
     found: dict[str, Store] = {}
     for store in shards:
         name = json.dumps(store.request, sort_keys=True)
@@ -100,11 +97,10 @@ def by_number(shards: Iterable[Store]) -> dict[int, Store]:
             raise InputError(f"merge: {found[name].path} and {store.path} are both shard {shard['number']} of "
                              f"{shard['of']}; its samples would count double. Give it once.")  # fmt: skip
         found[name] = store
-    return {store.request["shard"]["number"]: store for store in found.values()}
 
 
 def _check_samples(stores: Sequence[Store]) -> None:
-    """All samples, each once."""
+    """Refuse shards that do not hold every sample exactly once."""
     at = 0
     for store in stores:
         (start, stop), total = store.request["shard"]["samples"], store.request["shard"]["total"]
@@ -121,7 +117,7 @@ def _check_samples(stores: Sequence[Store]) -> None:
 
 
 def refuse_strangers(out: str | Path, stores: Sequence[Store]) -> None:
-    """What lies beside the shards and looks like one."""
+    """Refuse a folder beside the shards that is named like one and is none of them."""
     expected = {store.path.rpartition("/")[2] for store in stores}
     for name in sorted(place_of(out).names() or ()):
         if name.startswith("shard-") and name not in expected:
@@ -138,35 +134,3 @@ def without_entry(request: dict[str, Any], name: str) -> dict[str, Any]:
 def samples_of_all(stores: Sequence[Store]) -> int:
     """Samples of all shards together."""
     return int(stores[-1].request["shard"]["total"])
-
-
-def join_shards(out: str | os.PathLike[str], kind: str, request: Mapping[str, Any], of: int) -> bool:
-    """Declare an output of ``of`` shards, or agree with the one that is there; whether it is merged already.
-
-    Any number of shards may call this at once. ``OutputExistsError`` names what else is there.
-    """
-    end = time.monotonic() + WAIT_SECONDS
-    wanted = {**request, "shards": of}
-    while True:
-        try:
-            header = read_header(place_of(out))
-        except StoreError as error:
-            raise OutputExistsError(str(error)) from None
-        if header is not None:
-            merged = header.get("complete") is True and shards_of(header) is None
-            other = difference(header, {"format": kind, "request": request if merged else wanted})
-            if other is not None:
-                raise OutputExistsError(
-                    f"{os.fspath(out)} holds something else: {other}. Use another path, or remove it."
-                )
-            return merged
-        try:
-            Output.begin(out, kind, wanted).close()
-        except OutputExistsError:  # another shard is writing it
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-
-
-WAIT_SECONDS = 60.0
-"""For another shard that is just writing the header: a matter of milliseconds, also on a slow file system."""

@@ -105,7 +105,7 @@ def find_modal(
     m = ordered.shape[1]
     for node in range(counted.size):
         found[node] = 0
-        least = counted[node] * numerator // denominator + 1  # of equal values, to be more than the fraction
+        least = counted[node] * numerator // denominator + 1  # the least count for which rules.is_modal holds
         row = lane_of(ordered, node)
         first = m - counted[node]
         place = first + least - 1  # a run of `least` values covers one of the places first - 1 + i * least

@@ -16,7 +16,7 @@ import hpv
 from hpv.base.errors import HpvWarning, InputError
 from hpv.capturing.monitoring import BatchScores
 from hpv.scanning.options import STATISTICS
-from hpv.walking import parts, tiling
+from hpv.walking import candidates, parts
 from hpv.walking.parts import each_part
 from networks import LAYERS, Branching, Linear, images, rows
 
@@ -133,7 +133,7 @@ def test_threads(
     against: str, by_class: hpv.Background, net: Branching, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "SMALL", 0)
-    monkeypatch.setattr(tiling, "LEAST_IN_MEMORY", 1)
+    monkeypatch.setattr(candidates, "LEAST_IN_MEMORY", 1)
     seen = []
     run = parts.run_in_threads
 

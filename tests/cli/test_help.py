@@ -54,7 +54,7 @@ def test_no_command_shows_the_help(arguments: tuple[str, ...]) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = f"""
 import sys
-from hpv.cli import main
+from hpv.cli.main import main
 for command in {COMMANDS!r}:
     assert main([*command.split(), "--help"]) == 0
 heavy = {{"numpy", "numba", "zarr", "dask", "torch", "sklearn", "pyarrow"}}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data import contents
-from hpv.cli import main
+from hpv.cli.main import main
 from sharding import make_whole
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*NaN has the range:hpv.HpvWarning")

@@ -14,7 +14,7 @@ import pytest
 
 import hpv
 from commands import ROOT
-from hpv.cli import main
+from hpv.cli.main import main
 from hpv.fitting.stored import open_background
 from sharding import make_whole
 

@@ -19,7 +19,7 @@ from data import CommandData, snapshot
 from hpv.base import keeping
 from hpv.cli.progress import Meter
 from hpv.store.output import Output
-from hpv.walking import tiling
+from hpv.walking import candidates
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +40,8 @@ def writing(request: pytest.FixtureRequest, data: CommandData, monkeypatch: pyte
     """A command that writes a store, in many steps, each kept as it is done."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4096)
-    monkeypatch.setattr(tiling, "KEPT_CHUNK", 1)
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 4096)
+    monkeypatch.setattr(candidates, "KEPT_CHUNK", 1)
     command: list[object] = WRITING[request.param](data)
     return command
 

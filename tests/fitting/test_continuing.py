@@ -14,7 +14,7 @@ from hpv.fitting.job import prepare_fit
 from hpv.fitting.options import FitOptions
 from hpv.fitting.proposing import _Pilot
 from hpv.fitting.running import fit_to_store
-from hpv.walking import tiling
+from hpv.walking import candidates
 from stopping import Stop, StopAfter
 
 
@@ -31,8 +31,8 @@ def labels():
 @pytest.mark.parametrize("after", [1000, 200_000, 260_000])
 def test_fit_continues_where_it_stopped(tmp_path, data, labels, monkeypatch, after):
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(tiling, "SEGMENT", 4000)
-    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(candidates, "SEGMENT", 4000)
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 4000)
     job = prepare_fit(data, FitOptions(labels=labels, pilot=300, threads=1))
     with pytest.raises(Stop):
         fit_to_store(job, tmp_path / "b", progress=StopAfter(after))
@@ -55,14 +55,14 @@ def test_edges_are_kept_tile_by_tile(tmp_path, data, monkeypatch, seconds):
     array = zarr.create_array(tmp_path / "x", shape=(900, 40), chunks=(64, 4), dtype="f4")
     array[...] = data["relu/1"]
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", seconds)
-    monkeypatch.setattr(tiling, "SEGMENT", 1)
+    monkeypatch.setattr(candidates, "SEGMENT", 1)
     with pytest.raises(Stop):
         fit_to_store(
             prepare_fit(tmp_path / "x", FitOptions(threads=1)), tmp_path / "b", progress=StopAfter(13 * 900 * 4)
         )
     kept = zarr.open_group(tmp_path / "b").attrs["progress"]["edges"]["activations"]
     assert kept == {"form": "float32", "nodes": 12, "parts": [0] if seconds else [0, 4, 8]}
-    monkeypatch.setattr(tiling, "SEGMENT", 8 * (1024 + 508) * 4)
+    monkeypatch.setattr(candidates, "SEGMENT", 8 * (1024 + 508) * 4)
     job, proposed = prepare_fit(tmp_path / "x", FitOptions(threads=2)), []
     propose = _Pilot.propose
 

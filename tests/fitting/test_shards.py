@@ -27,7 +27,7 @@ from hpv.fitting.stored import open_background
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
 from hpv.store.shards import shard_path
-from hpv.walking import tiling
+from hpv.walking import candidates
 from hpv.walking.progress import Quiet
 from hpv.walking.shards import cut_shard
 from sharding import OPTIONS, fit_in_shards, make, make_whole, paths
@@ -80,7 +80,7 @@ def test_a_killed_shard_continues(
     data: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 1000)
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 1000)
     job = prepare_fit(data.source, FitOptions(pilot=100, memory="128MiB", threads=1))
     shard = cut_shard(job.source, "2/2")
     with pytest.raises(Kill):

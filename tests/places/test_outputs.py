@@ -25,7 +25,7 @@ from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_to_store
 from hpv.store.headers import BACKGROUND
 from hpv.store.output import Output
-from hpv.walking import tiling
+from hpv.walking import candidates
 from hpv.walking.progress import Quiet
 from remote_data import content, content_if_complete, open_header, small
 from stopping import Stop, StopAfter
@@ -33,8 +33,8 @@ from stopping import Stop, StopAfter
 
 def test_a_stopped_fit_continues(place: str, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(tiling, "SEGMENT", 4000)
-    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(candidates, "SEGMENT", 4000)
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 4000)
     job = prepare_fit(local / "a", FitOptions(by_class=True, pilot=300, threads=1))
     out = f"{place}/b"
     with pytest.raises(Stop):

@@ -16,7 +16,7 @@ import pytest
 import hpv
 from commands import ROOT
 from hpv.activations.writing import save_activations
-from hpv.cli import main
+from hpv.cli.main import main
 from hpv.places import remote
 from remote_data import IDS, LABELS, content, small
 from servers import Forwarding, Server, ask, forget_connections

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import hpv
 import naive
 from checks import EXACT, NAME, check_losses, check_scan, check_subset, oracle_pmax
-from hpv.scanning.scanner import grid
+from hpv.scanning.thresholds import alpha_grid
 from strategies import as_input, columns, labels, largest_alphas, pairs, scan_forms, scan_statistics, tails, ways
 
 # --- exact scans and the grid, on nasty data ---
@@ -30,7 +30,7 @@ def test_scans_are_the_oracles(both, tail, statistic, form, alpha_max, bins):
     assert exact.size.dtype == np.int64
     assert exact.label.tolist() == [-1] * len(test)
     largest = max(len(naive.numbers(node)) for node in columns(values, source))
-    thresholds = grid(largest, alpha_max)
+    thresholds = alpha_grid(largest, alpha_max)
     for _ in ways():
         rounded = background.scan(as_input(test, other), alphas="grid", **asked)
         check_scan(rounded, pmax, statistic, form, alpha_max, thresholds.tolist())
@@ -57,7 +57,7 @@ def test_scans_against_classes(both, tail, statistic, form, alphas, least, data)
     asked = {"statistic": statistic, "tail": tail, "form": form, "alphas": alphas}
     given, found = as_input(test, other), columns(test, other)
     largest = max(len(naive.numbers(node)) for node in columns(values, source))
-    thresholds = grid(largest, 0.5).tolist() if alphas == "grid" else None
+    thresholds = alpha_grid(largest, 0.5).tolist() if alphas == "grid" else None
     by_name = {
         name: oracle_pmax(background, columns(values if name < 0 else values[names == name], source), found, tail)
         for name in (-1, *own)

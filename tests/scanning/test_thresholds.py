@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 import hpv
 import naive
 from checks import EVERY, check_losses, loss_bound
-from hpv.scanning.scanner import GRID, grid
 from hpv.scanning.scored import scan_pvalues, score_tallies
+from hpv.scanning.thresholds import GRID, alpha_grid
 from strategies import largest_alphas
 
 
 @pytest.mark.parametrize("alpha_max", [1.0, 0.5, 0.05, 1e-3, 1e-7])
 @pytest.mark.parametrize("largest", [0, 1, 2, 60, 999, 10**6, 2**33])
 def test_thresholds(largest, alpha_max):
-    found = grid(largest, alpha_max)
+    found = alpha_grid(largest, alpha_max)
     assert len(found) == GRID
     np.testing.assert_allclose(found, naive.grid(largest, alpha_max), rtol=1e-13)
     assert (found[0], found[-1]) == (min(1 / (largest + 1), alpha_max), alpha_max)
@@ -33,7 +33,7 @@ def test_thresholds(largest, alpha_max):
 
 def worst_alpha(largest: int, alpha_max: float, below: float) -> Fraction:
     """A pmax j / (largest + 1) that is rounded up by nearly the whole factor between two thresholds."""
-    thresholds = grid(largest, alpha_max)
+    thresholds = alpha_grid(largest, alpha_max)
     j = np.arange(2, int(below * (largest + 1)))
     p = j / (largest + 1)
     factor = thresholds[np.searchsorted(thresholds, p)] / p
@@ -66,7 +66,7 @@ def test_losses_are_tight_within_a_factor_of_two(statistic, form, samples):
 def test_losses_of_random_pvalues(largest, shares, kind, alpha_max):
     """pmax of any background of this size: j / (largest + 1), many of them small."""
     pmax = np.array([[(1 + int(share**6 * largest)) / (largest + 1) for share in shares]])
-    thresholds = grid(largest, alpha_max)
+    thresholds = alpha_grid(largest, alpha_max)
     exact, _, _ = scan_pvalues(pmax, *kind, alpha_max)
     level = np.searchsorted(thresholds, pmax[0])
     tally = np.append(np.bincount(level, minlength=GRID + 1), 0).astype(np.int32)[None]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data import CommandData
-from hpv.cli import main
+from hpv.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -263,7 +263,7 @@ class Rehearsal(Torment):
     threads = 1
 
     def run(self, arguments: list[str]) -> None:
-        from hpv.cli import main
+        from hpv.cli.main import main
 
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             code = main([*arguments, "--json"])
@@ -278,9 +278,9 @@ def rehearse(folder: Path) -> None:
 
     from hpv.activations import stored as activations
     from hpv.scoring import plan, stored, tallying
-    from hpv.walking import tiling
+    from hpv.walking import candidates
 
-    tiling.SEGMENT = tiling.KEPT_CHUNK = tiling.LARGEST_BLOCK = 1
+    candidates.SEGMENT = candidates.KEPT_CHUNK = candidates.LARGEST_BLOCK = 1
     plan.SCORE_CHUNK = stored.SCORE_CHUNK = tallying.SCORE_CHUNK = 100
     activations.CHUNK_ROWS, activations._MOST_NODES, activations._CHUNK_BYTES = (64, 128), 64, 1
     keeping.CHECKPOINT_SECONDS = 0.0
@@ -299,7 +299,7 @@ def rehearse(folder: Path) -> None:
 
 def fork(arguments: Sequence[str]) -> int:
     """``hpv`` in a child."""
-    from hpv.cli import main
+    from hpv.cli.main import main
 
     return fork_to(lambda: main([*arguments, "--json"]))
 

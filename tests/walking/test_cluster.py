@@ -34,7 +34,7 @@ from hpv.fitting.running import fit_to_store
 from hpv.scoring.job import prepare_score
 from hpv.scoring.options import ScoreOptions
 from hpv.scoring.running import score_to_store
-from hpv.walking import cluster, tiling
+from hpv.walking import candidates, cluster
 from hpv.walking.cluster import _Work, active_client, task_ranges
 from hpv.walking.progress import Quiet
 from stopping import Stop
@@ -87,7 +87,7 @@ def client(scheduler_file: Path) -> Iterator[Client]:
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some thirty tasks in several waves, as of a store of many gigabytes."""
     monkeypatch.setattr(cluster, "TASK_BYTES", 20_000)
-    monkeypatch.setattr(tiling, "KEPT_CHUNK", 2**12)
+    monkeypatch.setattr(candidates, "KEPT_CHUNK", 2**12)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_to_store
 from hpv.scoring import tallying
 from hpv.scoring.stored import ScoreWriter
-from hpv.walking import tiling
+from hpv.walking import candidates
 from hpv.walking.threads import Queue
 
 
@@ -42,10 +42,10 @@ class Leaky(Queue):
 @pytest.mark.parametrize("twice", [False, True])
 def test_samples_that_are_lost_or_doubled_are_noticed(tmp_path, data, monkeypatch, twice):
     background = hpv.fit(data)
-    monkeypatch.setattr(tiling, "LARGEST_BLOCK", 4000)
-    monkeypatch.setattr(tiling, "LEAST_IN_MEMORY", 4000)
-    monkeypatch.setattr(tiling, "LARGEST_IN_MEMORY", 4000)
-    monkeypatch.setattr(tiling, "KEPT_CHUNK", 1)
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 4000)
+    monkeypatch.setattr(candidates, "LEAST_IN_MEMORY", 4000)
+    monkeypatch.setattr(candidates, "LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr(candidates, "KEPT_CHUNK", 1)
     monkeypatch.setattr(Leaky, "twice", twice)
     monkeypatch.setattr(counting, "Queue", Leaky)
     monkeypatch.setattr(tallying, "Queue", Leaky)
@@ -85,6 +85,6 @@ def test_counts_carry_what_they_have_seen(data, monkeypatch):
     monkeypatch.setattr(counting, "first_gap", lambda *_: None)
     monkeypatch.setattr(counting, "Queue", Leaky)
     monkeypatch.setattr(tallying, "Queue", Leaky)
-    monkeypatch.setattr(tiling, "LARGEST_IN_MEMORY", 4000)
+    monkeypatch.setattr(candidates, "LARGEST_IN_MEMORY", 4000)
     with pytest.raises(hpv.DataError, match=r"node 0 has seen \d+ of 900 samples; part of the work was lost"):
         hpv.fit(data, edges={name: [0.0] for name in data})

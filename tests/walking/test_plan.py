@@ -21,7 +21,7 @@ from hpv.scoring.job import prepare_score
 from hpv.scoring.options import ScoreOptions
 from hpv.scoring.plan import TALLY_SHARE
 from hpv.scoring.tallying import segment_length
-from hpv.walking.tiling import DONE_AT_ONCE, score_chunks
+from hpv.walking.candidates import DONE_AT_ONCE, score_chunks
 
 SHAPES = st.tuples(st.integers(1, 10**9), st.one_of(st.integers(1, 300), st.integers(1, 2_000_000)))
 

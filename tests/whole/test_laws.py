@@ -29,12 +29,12 @@ from hpv.scoring.job import prepare_score
 from hpv.scoring.options import ScoreOptions
 from hpv.scoring.tallying import score_by_threads
 from hpv.store import arrays
-from hpv.walking import tiling
+from hpv.walking import candidates
 from hpv.walking.progress import Quiet
 from strategies import as_input, binnings, labels, matrices, pairs
 
 FIELDS = ("score", "alpha", "size", "label")
-ALL_KINDS = {"statistics": naive.STATISTICS, "forms": naive.FORMS, "tails": naive.TAILS}
+ALL_KINDS = {"statistic": naive.STATISTICS, "form": naive.FORMS, "tail": naive.TAILS}
 
 
 def as_zarr(values: np.ndarray, form: FloatFormat, chunks: tuple[int, int]) -> zarr.Array:
@@ -87,8 +87,8 @@ def budgets(draw: st.DrawFn) -> Callable[[pytest.MonkeyPatch], None]:
         for module in (fitting_plan, scoring_plan):
             patch.setattr(module, "usable_bytes", lambda *_: usable)
         for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
-            patch.setattr(tiling, limit, block)
-        patch.setattr(tiling, "SEGMENT", segment)
+            patch.setattr(candidates, limit, block)
+        patch.setattr(candidates, "SEGMENT", segment)
         patch.setattr(arrays, "LARGEST_REQUEST", 1)
         patch.setattr(protocol, "CACHED_CODES", codes)
         patch.setattr(protocol, "CODED_SAMPLES", 64)
@@ -152,8 +152,8 @@ def test_many_tiles_blocks_and_segments(chunks, monkeypatch):
     for module in (fitting_plan, scoring_plan):
         monkeypatch.setattr(module, "usable_bytes", lambda *_: 700_000)
     for limit in ("LARGEST_BLOCK", "LARGEST_IN_MEMORY", "LEAST_IN_MEMORY"):
-        monkeypatch.setattr(tiling, limit, 15_000)
-    monkeypatch.setattr(tiling, "SEGMENT", 30_000)
+        monkeypatch.setattr(candidates, limit, 15_000)
+    monkeypatch.setattr(candidates, "SEGMENT", 30_000)
     monkeypatch.setattr(arrays, "LARGEST_REQUEST", 1)
     for threads in (1, 2, 3):
         layer = prepare_fit(stored, FitOptions(labels=names, pilot=100, threads=threads)).plan.layers[0]

@@ -86,7 +86,7 @@ def test_scores_of_tall_chunks(layout, tmp_path, monkeypatch):
     store(tmp_path / "x", values, FLOAT32, TALL[layout])
     head = values_of(FLOAT32, 65_536, 3, 1)
     expected = hpv.fit({"tall": values, "head": head})
-    options = {"tails": "left", "statistics": "berk_jones", "forms": "subset", "threads": 2}
+    options = {"tail": "left", "statistic": "berk_jones", "form": "subset", "threads": 2}
     whole = hpv.score(expected, {"tall": values, "head": head}, tmp_path / "whole", **options)
     reads = Reads(monkeypatch, tmp_path / "x")
     job = prepare_score(expected, {"tall": tmp_path / "x", "head": head}, ScoreOptions(memory="128MiB", **options))

@@ -1,4 +1,4 @@
-"""What the options ask for that commands share: a family of options is a function, and what it returns is asked for."""
+"""Options that commands share: the parameters of each function are options, its result is what a command is handed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from hpv.base.words import quantity
 from hpv.cli import options as o
 from hpv.cli.command import Given
 from hpv.cli.terminal import Terminal
-from hpv.fitting.options import FitOptions
-from hpv.scoring.options import ScoreOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +42,7 @@ def fit_job(
 ) -> FitJob:
     """The fit that these options ask for, planned."""
     from hpv.fitting.job import prepare_fit
+    from hpv.fitting.options import FitOptions
     from hpv.fitting.stored import open_background
 
     for other in ("bins", "binning", "modal_fraction", "pilot") if edges is not None else ():
@@ -88,6 +87,7 @@ def score_job(
     """The score that these options ask for, planned."""
     from hpv.fitting.stored import open_background
     from hpv.scoring.job import prepare_score
+    from hpv.scoring.options import ScoreOptions
 
     # Lists that are not given leave the defaults to the library.
     lists: dict[str, Any] = {"tail": tail, "statistic": statistic, "form": form, "keep": _to_keep(keep)}
