@@ -13,7 +13,7 @@ Which loop it is on a processor, and what it costs in copies of the array (float
               238    7.8  trees (trees)                 13   trees (comparing)
     ranges    35     5.3  trees, look-ups in registers  10   codes, look-ups in memory
     tallies   35     3.9  trees, look-ups in registers  8.0  codes, look-ups in memory
-    from codes       2.0  look-ups in registers         2.8  look-ups in memory
+    from codes       1.9  compared as bytes             2.8  look-ups in memory
 
 ``cpu/coders/coding.py`` chooses among the coders. On a GPU there is one loop for each call, whatever the edges are.
 """

@@ -5,11 +5,12 @@ smallest one with pmax <= threshold. Two more entries follow the thresholds: nod
 without a p-value. Tallies of disjoint sets of nodes add up.
 
 Levels are looked up in memory, or, if they fit into bytes and the processor has an instruction that leaves bytes out,
-found 64 at once in registers, for tiles of codes that were searched or loaded.
+found 64 at once: of few codes that lie in memory by comparing them with 0, 1, 2, ..., of others in registers, for tiles
+of codes that were searched or loaded.
 
 Shapes: s = samples, n = nodes, c = classes, t = entries of a node's table (codes 0..t-2, the last one for NaN),
-g = thresholds, r = chosen rows, filled up with -1, v = tables of levels (tails), e = 2**levels = entries
-of a wide table.
+g = thresholds, l = 64 lanes, b = ceil(n / l), r = chosen rows, filled up with -1, v = tables of levels (tails),
+e = 2**levels = entries of a wide table.
 """
 
 from __future__ import annotations
@@ -21,10 +22,22 @@ import numpy as np
 
 from hpv.kernels.cpu.coders.trees import depth_of, plant_trees, search_tile
 from hpv.kernels.cpu.compiling import kernel
-from hpv.kernels.cpu.entries import keep_below, look_up_codes, nan_among
+from hpv.kernels.cpu.entries import (
+    append_below,
+    count_nan,
+    join_codes,
+    keep_below,
+    load_codes,
+    load_entries,
+    look_up_codes,
+    mark_nan_level,
+    nan_among,
+    repeat,
+    take_from,
+)
 from hpv.kernels.cpu.vectors.lanes import LANE_BYTES, aligned, load_lanes
 from hpv.kernels.cpu.vectors.registers import looks_up_bytes_in_registers
-from hpv.kernels.cpu.vectors.stacks import padded_rows
+from hpv.kernels.cpu.vectors.stacks import ROWS, padded_rows
 from hpv.kernels.cpu.vectors.tiles import (
     GROUP,
     Space,
@@ -35,15 +48,41 @@ from hpv.kernels.cpu.vectors.tiles import (
     spaces_of_thread,
     transpose_tile,
 )
-from hpv.kernels.rules import CODE, TALLY
+from hpv.kernels.rules import CODE, NAN_CODE, TALLY
 
 # Tables of this many nodes stay in the processor's nearest caches while these many samples pass over them.
 TILE_NODES = 128
 TILE_ROWS = 64
 # Samples of one class that are worth a pass of their own.
 FEWEST_ROWS = 16
+# The same where codes are compared.
+FEWEST_COMPARED = 4
+# More edges of a node than these, and codes are looked up faster.
+MOST_COMPARED = 80
+# Blocks of lanes whose levels are collected before they are counted.
+PIECE_BLOCKS = 16
 # Levels of a byte.
 BYTE = 256
+
+
+class Packed(NamedTuple):
+    """Levels as bytes, for comparing codes."""
+
+    table: np.ndarray
+    """In blocks of nodes (c, b, t - 1, l)."""
+    marks: np.ndarray
+    """NAN_CODE for a node without p-values, else 0 (c, b * l)."""
+
+
+class Wide(NamedTuple):
+    """Levels as bytes, for look-ups in registers."""
+
+    table: np.ndarray
+    """Those of NaN last (c, n, e)."""
+    bits: tuple[int, ...]
+    """0, 1, ... up to log2 of the entries."""
+    without: np.ndarray
+    """Whether a node has no p-values (c, n)."""
 
 
 class Levels(NamedTuple):
@@ -51,12 +90,8 @@ class Levels(NamedTuple):
 
     table: np.ndarray
     """Levels (c, n, t), for look-ups in memory."""
-    wide: np.ndarray | None
-    """Levels as bytes, those of NaN last (c, n, e); None where they are not looked up in registers."""
-    bits: tuple[int, ...]
-    """0, 1, ... up to log2 of the entries."""
-    without: np.ndarray
-    """Whether a node has no p-values (c, n)."""
+    many: Packed | Wide | None
+    """The same for many samples; None where bytes cannot say it, or the processor has no use for them."""
 
 
 class Tallier(NamedTuple):
@@ -98,9 +133,25 @@ def make_levels(table: np.ndarray, thresholds: int) -> Levels:
     """Lay out levels (c, n, t); ``thresholds + 1`` stands for no p-value."""
     without = nodes_without(table, thresholds) if looks_up_bytes_in_registers() else None
     if without is None:
-        return Levels(table, None, (), np.empty((0, 0), np.bool_))
-    bits = tuple(range(depth_of(table.shape[2] - 2)))
-    return Levels(table, as_bytes([table], thresholds, 1 << len(bits))[:, 0], bits, without)
+        return Levels(table, None)
+    edges = table.shape[2] - 2
+    if edges <= MOST_COMPARED:
+        return Levels(table, pack_levels(table, without))
+    bits = tuple(range(depth_of(edges)))
+    return Levels(table, Wide(as_bytes([table], thresholds, 1 << len(bits))[:, 0], bits, without))
+
+
+def pack_levels(table: np.ndarray, without: np.ndarray) -> Packed:
+    """Levels (c, n, t) as blocks of bytes, 0 beyond the last node; ``without``: which nodes have no p-value (c, n)."""
+    classes, nodes, entries = table.shape
+    blocks = -(-nodes // LANE_BYTES)
+    padded = np.zeros((classes, blocks * LANE_BYTES, entries - 1), np.uint8)
+    padded[:, :nodes] = np.where(without[:, :, None], 0, table[:, :, :-1])
+    packed = aligned((classes, blocks, entries - 1, LANE_BYTES), np.uint8)
+    packed[:] = padded.reshape(classes, blocks, LANE_BYTES, entries - 1).transpose(0, 1, 3, 2)
+    marks = np.zeros((classes, blocks * LANE_BYTES), np.uint8)
+    marks[:, :nodes][without] = NAN_CODE
+    return Packed(packed, marks)
 
 
 def as_bytes(tables: Sequence[np.ndarray], thresholds: int, entries: int) -> np.ndarray:
@@ -223,14 +274,57 @@ def tally(codes: np.ndarray, rows: np.ndarray, classes: np.ndarray, levels: Leve
 
     ``classes`` (r,) says which tables count. A class with few rows is not worth a pass of its own.
     """
-    present = np.unique(classes)
-    if levels.wide is None or len(rows) < FEWEST_ROWS * len(present):
+    present, made = np.unique(classes), levels.many
+    if isinstance(made, Packed) and len(rows) >= FEWEST_COMPARED * len(present):
+        for c in present:
+            chosen = padded_rows(rows[classes == c], ROWS)
+            tally_compared(codes, chosen, made.table[c], made.marks[c], tally)
+    elif isinstance(made, Wide) and len(rows) >= FEWEST_ROWS * len(present):
+        space = Space(*(one[0] for one in spaces_of_thread(codes.dtype, 1)))
+        for c in present:
+            chosen = padded_rows(rows[classes == c], GROUP)
+            tally_codes(codes, chosen, made.bits, space, made.table[c], made.without[c], tally)
+    else:
         tally_levels(codes, rows, classes, levels.table, tally)
-        return
-    space = Space(*(one[0] for one in spaces_of_thread(codes.dtype, 1)))
-    for c in present:
-        chosen = padded_rows(rows[classes == c], GROUP)
-        tally_codes(codes, chosen, levels.bits, space, levels.wide[c], levels.without[c], tally)
+
+
+@kernel
+def tally_compared(codes, rows, table, marks, tally):  # (s, n), (r,), (b, t - 1, l), (b * l,) -> (s, g + 2)
+    """Add the nodes of the chosen rows, all different, to their tallies; codes are compared.
+
+    Most nodes are above all thresholds: those are counted by leaving them out.
+    """
+    nodes, above = codes.shape[1], tally.shape[1] - 2
+    blocks, entries, lanes = table.shape
+    step = (PIECE_BLOCKS + 1) * lanes
+    found = np.empty(ROWS * step, np.uint8)
+    sizes, kept, missing = np.empty(ROWS, np.int64), np.empty(ROWS, np.int64), np.empty(ROWS, np.int64)
+    parts = np.empty((ROWS, 2 * BYTE), TALLY)
+    for i in range(0, rows.size, ROWS):
+        parts[:], kept[:], missing[:] = 0, 0, 0
+        for b0 in range(0, blocks, PIECE_BLOCKS):
+            sizes[:] = 0
+            for b in range(b0, min(blocks, b0 + PIECE_BLOCKS)):
+                j = b * lanes
+                stack = load_codes(codes, rows, i, j, nodes - j)
+                stack = join_codes(stack, load_entries(marks, j, stack))
+                at = j * entries
+                levels = repeat(load_entries(table, at, stack))
+                for code in range(1, entries):
+                    levels = take_from(levels, stack, code, load_entries(table, at + code * lanes, stack))
+                count_nan(stack, missing, 0)
+                append_below(found, step, sizes, mark_nan_level(levels, stack, above), above)
+            kept += sizes
+            for q in range(ROWS):
+                add_bytes(found[q * step : q * step + sizes[q]], parts[q])
+        beyond = blocks * lanes - nodes
+        for q in range(ROWS):
+            if rows[i + q] >= 0:
+                target = tally[rows[i + q]]
+                for level in range(above + 1):
+                    target[level] += parts[q, level] + parts[q, BYTE + level]
+                target[above] += blocks * lanes - kept[q] - missing[q]
+                target[above + 1] += missing[q] - beyond
 
 
 @kernel

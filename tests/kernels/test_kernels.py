@@ -181,8 +181,10 @@ def test_ranges_from_values(form: FloatFormat, k: int) -> None:
         assert check_ranges(bits, first, edges, 3, form) == many or not many
 
 
-def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int, entries: int, g: int) -> bool:
-    """Tallies with nodes and values without a p-value; whether the levels fitted into bytes."""
+def check_tally(
+    rng: np.random.Generator, samples: int, nodes: int, classes: int, entries: int, g: int
+) -> tallying.Levels:
+    """Tallies with nodes and values without a p-value; the levels as they were laid out."""
     codes = rng.integers(0, entries - 1, (samples, nodes)).astype(np.uint8)
     codes[rng.random(codes.shape) < 0.1] = NAN_CODE
     group = rng.integers(0, classes, samples)
@@ -198,17 +200,19 @@ def check_tally(rng: np.random.Generator, samples: int, nodes: int, classes: int
     for i in rows:
         np.add.at(expected[i], levels[group[i], np.arange(nodes), at[i]], 1)
     np.testing.assert_array_equal(tally, expected)
-    return made.wide is not None
+    return made
 
 
-@pytest.mark.parametrize("entries", [2, 3, 38, 129, 130, 256])
+@pytest.mark.parametrize("entries", [2, 3, 38, tallying.MOST_COMPARED + 2, tallying.MOST_COMPARED + 3, 129, 256])
 @pytest.mark.parametrize("g", [1, 40, 255, 256])
 def test_tallies_from_levels(entries: int, g: int) -> None:
     rng = np.random.default_rng(entries)
     fits = g < 256 and registers.looks_up_bytes_in_registers()
+    many = tallying.Packed if entries - 2 <= tallying.MOST_COMPARED else tallying.Wide
     for samples, nodes in (*SHAPES, (9, 2100)):
         for classes in (1, 3):
-            assert check_tally(rng, samples, nodes, classes, entries, g) == fits
+            made = check_tally(rng, samples, nodes, classes, entries, g)
+            assert isinstance(made.many, many if fits else type(None))
 
 
 @pytest.mark.parametrize("k", [0, 36, 63, 254])
@@ -246,11 +250,11 @@ def test_tallies_from_values(form: FloatFormat, k: int) -> None:
 
 def test_levels_that_bytes_cannot_say_are_looked_up() -> None:
     levels = np.zeros((1, 3, 5), np.uint16)
-    assert tallying.make_levels(levels, 255).wide is None
+    assert tallying.make_levels(levels, 255).many is None
     levels[..., -1] = 256
-    assert (tallying.make_levels(levels, 255).wide is not None) == registers.looks_up_bytes_in_registers()
+    assert (tallying.make_levels(levels, 255).many is not None) == registers.looks_up_bytes_in_registers()
     levels[0, 1, 2] = 256
-    assert tallying.make_levels(levels, 255).wide is None
+    assert tallying.make_levels(levels, 255).many is None
     assert tallying.make_tallier(np.zeros((3, 3), np.int32), FLOAT32.infinity, [levels], 255) is None
 
 
@@ -294,7 +298,7 @@ print("done")
 def test_processors_without_look_up_in_registers(tmp_path: Path) -> None:
     code = PREPARE + "for case in cases: check(*case)\n"
     code += "assert not any(check_ranges(*case[:3], 2, case[4]) for case in cases)\n"
-    code += "assert not check_tally(rng, 61, 131, 2, 38, 255)\nprint('done')"
+    code += "assert check_tally(rng, 61, 131, 2, 38, 255).many is None\nprint('done')"
     run(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
 
 

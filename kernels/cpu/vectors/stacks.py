@@ -58,11 +58,52 @@ def row_places(context: Any, builder: ir.IRBuilder, kinds: Any, place: Any) -> t
     return numbers, addresses
 
 
+def load_rows(
+    context: Any, builder: ir.IRBuilder, kinds: Any, place: Any, width: Any, filled: ir.Constant, convert: Any
+) -> list[Any]:
+    """Vectors of the rows of a stack, ``filled`` beyond ``width`` and where a row is -1; ``place`` as above.
+
+    -1 stands only at the end of the rows. Whole stacks are loaded without masks. Every vector is converted right after
+    it is loaded, in both branches: other orders (measured) cost a tenth.
+    """
+    lanes = lanes_of(kinds[0])
+    numbers, addresses = row_places(context, builder, kinds, place)
+    whole = builder.and_(
+        builder.icmp_signed(">=", width, width.type(lanes.count)), builder.icmp_signed(">=", numbers[-1], INT64(0))
+    )
+    branches: list[tuple[list[Any], Any]] = []
+    with builder.if_else(whole) as both:
+        for plain, branch in zip((True, False), both, strict=True):
+            with branch:
+                vectors = []
+                for address, number in zip(addresses, numbers, strict=True):
+                    if plain:
+                        value = load(builder, address, lanes)
+                    else:
+                        value = _load_inside(builder, lanes, address, number, width, filled)
+                    vectors.append(convert(value))
+                branches.append((vectors, builder.block))
+    stack = []
+    for q in range(ROWS):
+        stack.append(builder.phi(lanes.llvm))
+        for vectors, block in branches:
+            stack[-1].add_incoming(vectors[q], block)
+    return stack
+
+
+def _load_inside(builder: ir.IRBuilder, lanes: Lanes, address: Any, row: Any, width: Any, filled: ir.Constant) -> Any:
+    """The first ``width`` lanes, none where the row is -1; all others hold ``filled``."""
+    absent = builder.icmp_signed("<", row, INT64(0))
+    mask = first_lanes(builder, lanes, builder.select(absent, width.type(0), width))
+    place = builder.bitcast(address, lanes.llvm.as_pointer())
+    return masked(builder, "load", lanes.llvm, lanes.llvm, [place, INT32(lanes.bits // 8), mask, filled])
+
+
 @intrinsic
 def load_keys(typing: Any, bits: Any, rows: Any, i: Any, first: Any, width: Any, infinity: Any) -> Any:
     """Keys of ``bits[rows[i : i + ROWS], first : first + lanes]``; NaN beyond ``width`` and where a row is -1.
 
-    ``bits`` is a C-contiguous matrix; -1 stands only at the end of ``rows``. Whole stacks are loaded without masks.
+    ``bits`` is a C-contiguous matrix; -1 stands only at the end of ``rows``.
     """
     lanes = lanes_of(bits)
     signature = stack_of(lanes)(bits, rows, i, first, width, infinity)
@@ -70,39 +111,14 @@ def load_keys(typing: Any, bits: Any, rows: Any, i: Any, first: Any, width: Any,
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         *place, width, infinity = arguments
         at_most = splat(builder, lanes, infinity)
-        numbers, addresses = row_places(context, builder, signature.args, place)
-        whole = builder.and_(
-            builder.icmp_signed(">=", width, width.type(lanes.count)), builder.icmp_signed(">=", numbers[-1], INT64(0))
-        )
-        branches: list[tuple[list[Any], Any]] = []
-        with builder.if_else(whole) as both:
-            for plain, branch in zip((True, False), both, strict=True):
-                with branch:
-                    keys = []
-                    # A key right after its value, in both branches: other orders (measured) cost a tenth.
-                    for address, number in zip(addresses, numbers, strict=True):
-                        if plain:
-                            value = load(builder, address, lanes)
-                        else:
-                            value = _load_inside(builder, lanes, address, number, width)
-                        keys.append(keys_of(builder, lanes, value, at_most, lanes.lowest))
-                    branches.append((keys, builder.block))
-        stack = []
-        for q in range(ROWS):
-            stack.append(builder.phi(lanes.llvm))
-            for keys, block in branches:
-                stack[-1].add_incoming(keys[q], block)
-        return context.make_tuple(builder, signature.return_type, stack)
+
+        def key(value: Any) -> Any:
+            return keys_of(builder, lanes, value, at_most, lanes.lowest)
+
+        keys = load_rows(context, builder, signature.args, place, width, lanes.highest, key)
+        return context.make_tuple(builder, signature.return_type, keys)
 
     return signature, generate
-
-
-def _load_inside(builder: ir.IRBuilder, lanes: Lanes, address: Any, row: Any, width: Any) -> Any:
-    """The first ``width`` lanes, none where the row is -1; all others hold NaN."""
-    absent = builder.icmp_signed("<", row, INT64(0))
-    mask = first_lanes(builder, lanes, builder.select(absent, width.type(0), width))
-    place = builder.bitcast(address, lanes.llvm.as_pointer())
-    return masked(builder, "load", lanes.llvm, lanes.llvm, [place, INT32(lanes.bits // 8), mask, lanes.highest])
 
 
 @intrinsic
