@@ -128,6 +128,8 @@ class Scores:
 
         Of several tails a mapping from each to its ranges. They come from the `background` of the scores.
         """
+        if not isinstance(samples, slice):
+            raise InputError(f"samples={samples!r}: give a range of samples, such as slice(3, 4).")
         background, rows = self.background(), range(*samples.indices(self.samples))
         codes = self.codes(layer).read((slice(rows.start, rows.stop), slice(None)))
         reference = self._reference(background, rows)

@@ -110,7 +110,7 @@ class Monitor:
             _refuse_patterns(layers, background)
             background = background.select(list(layers) if isinstance(layers, Mapping) else layers)
         self.background = background
-        self._keep = as_tuple(keep)
+        self._keep = as_tuple(keep or ())
         if set(self._keep) - {"codes"}:
             raise InputError(f"keep={keep!r}: give a list with codes, or none; ranges follow from codes by pvalues().")
         thread_count(threads)

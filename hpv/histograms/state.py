@@ -12,6 +12,7 @@ import numpy as np
 
 from hpv.base.cache import Cache
 from hpv.base.digests import digest
+from hpv.base.errors import InputError
 from hpv.base.floats import FloatFormat, convert_keys
 from hpv.base.keywords import checks_keywords
 from hpv.base.patterns import select_names
@@ -172,6 +173,8 @@ class BackgroundState:
         """Edges and survivors of some nodes with the outer edges added."""
         from hpv.kernels.cpu.placing import add_outer_edges
 
+        if layer not in self.layers:
+            raise InputError(f"no layer {layer}; the background has {', '.join(self.layers)}.")
         state = self.layers[layer].part(nodes)
         chosen = self.large_classes
         counted = self.samples[:, None] - state.missing

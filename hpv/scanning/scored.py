@@ -184,6 +184,8 @@ def _within(histograms: LayerHistograms, codes: np.ndarray, reference: int, tail
 
 def sample_number(i: int, samples: int) -> int:
     """A sample as a number from 0 on; negative ones count from the end."""
+    if not isinstance(i, int | np.integer):
+        raise InputError(f"sample {i!r}: give the number of one sample.")
     if not -samples <= i < samples:
         raise IndexError(f"sample {i}: there are {samples}, from 0 on")
     return range(samples)[i]

@@ -52,7 +52,7 @@ class ScoreJob:
 def prepare_score(background: BackgroundState, activations: Any, options: ScoreOptions = DEFAULTS) -> ScoreJob:
     """Check everything that a score is asked for, and plan it."""
     scan = scan_options(background, options)
-    keep = as_tuple(options.keep)
+    keep = as_tuple(options.keep or ())
     wrong = [what for what in keep if what not in KEEP]
     if wrong:
         raise InputError(f"keep={wrong[0]!r}: give a list with codes, ranges, both of them, or none.")

@@ -20,7 +20,7 @@ class ScoreOptions:
     layers: Names | None = None
     labels: Any = None
     against: str | None = None
-    keep: Names = ("codes",)
+    keep: Names | None = ("codes",)
     memory: int | str | None = None
     threads: int | None = None
     backend: str = "auto"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,3 +215,19 @@ def test_what_is_no_background(background):
         hpv.plan("score", VALUES)
     with pytest.raises(hpv.InputError, match="keep='pvalues': give a list with codes, ranges, both of them, or none"):
         hpv.plan("score", VALUES, background, keep=("pvalues",))
+
+
+def test_a_question_to_what_is_not_there(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 3)).astype("f4")
+    background = hpv.fit(values)
+    for ask in (background.edges, background.modal, background.histograms):
+        with pytest.raises(hpv.InputError, match="no layer nowhere; the background has activations"):
+            ask("nowhere")
+    background.save(tmp_path / "b")
+    scores = hpv.score(hpv.open(tmp_path / "b"), values, tmp_path / "s")
+    for wrong in ([1, 2], 2.5):
+        with pytest.raises(hpv.InputError, match="give the number of one sample"):
+            scores.nodes(wrong)
+    with pytest.raises(hpv.InputError, match="give a range of samples"):
+        scores.pvalues("activations", samples=3)
+    assert hpv.score(background, values, tmp_path / "none", keep=None).path  # nothing is kept but the scores
