@@ -55,8 +55,6 @@ class Meter:
 
     def advance(self, done: int) -> None:
         """So much more is done; ``StoppedError`` in the thread that works if it is to end."""
-        if self._stop.is_set():
-            raise self._stopped(f" after {self._amount(self.done)}")
         with self._lock:
             self.done += done
             now = time.monotonic()
@@ -65,6 +63,8 @@ class Meter:
                 while now - self._marks[0][0] > RATE_SECONDS and len(self._marks) > 2:
                     self._marks.popleft()
             self.show()
+        if self._stop.is_set():
+            raise self._stopped(f" after {self._amount(self.done)}")
 
     def skip(self, done: int) -> None:
         """So much was done by an earlier run: it counts as done, and not as fast."""

@@ -114,9 +114,12 @@ def count_layer(
             segment = slice(start, next(one.stop for one in plan.segments if one.stop > start))
             with saving(checkpoint):
                 start, counts = _count_segment(layer, plan, tile, segment, keys, len(sizes), job, progress)
+            # Outside of `saving`: an interrupt in the middle of the sum must not keep it.
             total.add(counts.converted(layer.float_format, edges.float_format), tile)
             if checkpoint is not None:
                 checkpoint.keep_counts(layer.name, tiling, Position(number, start), total)
+            with saving(checkpoint):
+                progress.advance(0)  # it may have been told to end
         start = 0
     return total
 
@@ -154,23 +157,23 @@ def _count_segment(
     done: list[slice] = []
     with job.backend.one_caller(wanted) as inside:
         threads = threads if inside == 1 else 1
-        parts = Queue(segment, plan.block, plan.least, threads, keeping.CHECKPOINT_SECONDS)
+        blocks = Queue(segment, plan.block, plan.least, threads, keeping.CHECKPOINT_SECONDS)
 
         def task(_: int) -> LayerCounts:
             accumulator = job.backend.start_counts(counter, classes, layer.float_format, inside)
-            for part in parts:
-                block = read_block(layer, part, tile, buffers)
-                job.backend.add_counts(accumulator, block.bits, block.first, job.class_index.of(part))
-                done.append(part)
-                progress.advance((part.stop - part.start) * width)
+            for rows in blocks:
+                block = read_block(layer, rows, tile, buffers)
+                job.backend.add_counts(accumulator, block.bits, block.first, job.class_index.of(rows))
+                done.append(rows)
+                blocks.advance(progress, (rows.stop - rows.start) * width)
             return job.backend.finish_counts(accumulator)
 
         found, *others = run_in_threads(task, range(threads), threads)
     for other in others:
         found.add(other)
-    lost = first_gap(slice(segment.start, parts.start), done)
+    lost = first_gap(slice(segment.start, blocks.taken_to), done)
     if lost is not None:
         raise DataError(
             f"layer {layer.name}: sample {lost} was not counted once; part of the work was lost, fit it again."
         )
-    return parts.start, found
+    return blocks.taken_to, found

@@ -1,4 +1,4 @@
-"""A fit that is checked and planned; nothing is read."""
+"""A fit that is checked and planned; no activation is read."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ DEFAULTS = FitOptions()
 
 @dataclass(frozen=True)
 class FitJob:
-    """A fit that is ready to run; nothing has been read."""
+    """A fit that is ready to run; no activation has been read."""
 
     source: Activations
     rule: Rule | None
+    """How the edges are proposed, or were where they were given with their rule; ``None`` where that is unknown."""
     given: Mapping[str, LayerEdges] | None
     """Edges to count at; ``None``: they are proposed."""
     classes: np.ndarray | None

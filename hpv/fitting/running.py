@@ -74,5 +74,8 @@ def _part_of_fit(job: FitJob, shard: Shard, progress: Progress, checkpoint: FitC
     widest = max(layer.keys.shape[1] for layer in edges.values()) + 2
     memory, threads = job.plan.memory, job.plan.threads
     room = job.backend.room()
-    plan = plan_fit(source, None, classes=classes, memory=memory, threads=threads, edges=widest, room=room)
+    plan = plan_fit(
+        source, None, classes=classes, memory=memory, threads=threads, edges=widest, room=room,
+        beside=job.class_index.nbytes,
+    )  # fmt: skip
     return replace(job, source=source, given=edges, class_index=job.class_index.part(shard.rows), plan=plan)

@@ -104,7 +104,7 @@ class BackgroundState:
     classes: np.ndarray | None = None
     """Ascending labels (c,), int64."""
     rule: Rule | None = None
-    """How the edges were proposed; ``None`` where they were given."""
+    """How the edges were proposed, also where they were given with their rule; ``None`` where that is unknown."""
     min_class_size: int = 100
     """Classes with fewer samples answer with the pooled counts."""
     attributes: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A score that is checked and planned; nothing is read."""
+"""A score that is checked and planned; no activation is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFAULTS = ScoreOptions()
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A score that is ready to run; nothing has been read."""
+    """A score that is ready to run; no activation has been read."""
 
     full: BackgroundState
     """As it was given."""

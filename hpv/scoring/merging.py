@@ -60,15 +60,16 @@ class ShardCopy:
                                   for start, size, length in zip(corner, chunks, shape, strict=True))  # fmt: skip
                     values = self._read(arrays, place, dtype)
                     self.output.write(name, place, values)
-                    progress.advance(values.nbytes)
+                    queue.advance(progress, values.nbytes)
 
         while done < count:
             queue = Queue(slice(done, count), MOST_CHUNKS, 1, self.threads, keeping.CHECKPOINT_SECONDS)
             run_in_threads(copy, [queue] * self.threads, self.threads)
-            done = queue.start
-            if self.every.due():
+            done = queue.taken_to
+            if queue.cut_short or self.every.due():
                 self.output.checkpoint({"arrays": number, "chunks": done})
                 self.every.done()
+            progress.advance(0)  # it may have been told to end
 
     def _read(self, arrays: Sequence[Any], place: tuple[slice, ...], dtype: np.dtype) -> np.ndarray:
         """A rectangle of all samples, from the shards that hold it."""

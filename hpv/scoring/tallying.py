@@ -70,6 +70,7 @@ def score_by_threads(
         segment = slice(start, min(start + segment_length(job), job.source.samples))
         start, results, missing = walk.score(segment)
         write(slice(segment.start, start), results, missing)
+        progress.advance(0)  # it may have been told to end
 
 
 def segment_length(job: ScoreJob) -> int:
@@ -179,6 +180,7 @@ class ScoreWalk:
         largest, least = (max(getattr(self.plans[name], size) for name, _, _ in tiles) for size in ("part", "least"))
         threads = min(threads, -(-(segment.stop - segment.start) // least))
         parts = Queue(segment, largest, least, threads, seconds)
+        tell = partial(parts.advance, self.progress)
 
         def task(_: int) -> int:
             missing = 0
@@ -188,13 +190,14 @@ class ScoreWalk:
                     tallies = scanner.empty_tallies(rows.stop - rows.start, self.buffers)
                 else:
                     tallies = {tail: tally[:, inside] for tail, tally in waiting.items()}
-                missing += sum(self._tally(name, tile, made, rows, tallies, seen[inside]) for name, tile, made in tiles)
+                for name, tile, made in tiles:
+                    missing += self._tally(name, tile, made, rows, tallies, seen[inside], tell)
                 own = {kind: every.part(inside) for kind, every in results.items()}
                 scanner.scores(tallies, self.job.reference.of(rows), own)
             return missing
 
         missing = sum(run_in_threads(task, range(threads), threads))
-        return parts.start, missing
+        return parts.taken_to, missing
 
     def _tally(
         self,
@@ -204,6 +207,7 @@ class ScoreWalk:
         samples: slice,
         tallies: Mapping[str, np.ndarray],
         seen: np.ndarray,
+        tell: Callable[[int], None],
     ) -> int:
         """Add one tile of nodes to the tallies of a range of samples; the number of NaN among the values."""
         plan, missing = self.plans[name], 0
@@ -220,7 +224,7 @@ class ScoreWalk:
                     tables, block.bits, block.first, self.job.reference.of(rows), own, left, self.buffers
                 )
                 seen[relative_to(rows, samples)] += nodes
-                self.progress.advance(block.bits.shape[0] * nodes * plan.itemsize)
+                tell(block.bits.shape[0] * nodes * plan.itemsize)
             if self.write_codes is not None and codes is not None:
                 self.write_codes(name, part, tile, codes, self.job.reference.of(part))
         return missing

@@ -12,7 +12,7 @@ class Progress(Protocol):
         """A part of the work begins: ``total`` bytes to read."""
 
     def advance(self, done: int) -> None:
-        """So many more bytes are done; called from the threads that do them."""
+        """So many more bytes are done; called from the threads that do them. ``StoppedError``: the work is to end."""
 
     def skip(self, done: int) -> None:
         """So many bytes were done by an earlier run."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from hpv.base.errors import StoppedError
+from hpv.walking.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -107,17 +108,18 @@ def in_steps(rows: slice, step: int) -> Iterator[slice]:
 
 
 class Queue:
-    """A range of samples for several threads at once: each takes the next block, so none waits for a slower one.
+    """A range, of samples most often, for several threads at once: each takes the next block, so none waits.
 
-    Blocks have ``largest`` samples, fewer near the end: half of a thread's share of what is left, or the ``least``.
-    After so many ``seconds`` there are no more: what was given out ends at ``start``.
+    Blocks are of ``largest`` length, shorter near the end: half of a thread's share of what is left, or the ``least``.
+    After so many ``seconds``, or when the work is told to end, there are no more: what was given out ends at
+    ``taken_to``. Without ``seconds`` all is given out.
     """
 
     def __init__(self, rows: slice, largest: int, least: int, threads: int, seconds: float = math.inf) -> None:
-        self.start, self.stop = rows.start, rows.stop
+        self.taken_to, self.stop = rows.start, rows.stop
         self.end = time.monotonic() + seconds
         self.largest, self.least, self.threads = largest, least, threads
-        self.given = False
+        self.given = self.cut_short = False
         self.lock = threading.Lock()
 
     def __iter__(self) -> Iterator[slice]:
@@ -127,9 +129,17 @@ class Queue:
         if _thread.work is not None:
             _thread.work.check()
         with self.lock:
-            share = (self.stop - self.start) // (2 * self.threads) // self.least * self.least
-            block = slice(self.start, min(self.stop, self.start + min(self.largest, max(self.least, share))))
-            if block.start == block.stop or (time.monotonic() > self.end and self.given):
+            share = (self.stop - self.taken_to) // (2 * self.threads) // self.least * self.least
+            block = slice(self.taken_to, min(self.stop, self.taken_to + min(self.largest, max(self.least, share))))
+            over = self.cut_short or time.monotonic() > self.end
+            if block.start == block.stop or (over and self.given):
                 raise StopIteration
-            self.start, self.given = block.stop, True
+            self.taken_to, self.given = block.stop, True
         return block
+
+    def advance(self, progress: Progress, done: int) -> None:
+        """Tell that so much is done. Where the work is to end, blocks at work are finished, so that none is lost."""
+        try:
+            progress.advance(done)
+        except StoppedError:
+            self.cut_short = self.end < math.inf

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import hpv
-from commands import capture_command, done, fit_command, refused, score_command
+from commands import capture_command, done, fit_command, refused, run, score_command
 from data import CommandData, snapshot
 from hpv.base import keeping
 from hpv.cli.progress import Meter
+from hpv.histograms.counts import LayerCounts
 from hpv.store.output import Output
 from hpv.walking import candidates
 
@@ -81,6 +82,68 @@ def test_told_to_end(
         assert f"so far: {30 * (steps + 1)} samples" in done("info", tmp_path / "b.zarr").out
     assert done(*command, "-o", tmp_path / "b.zarr").code == 0
     assert same_arrays(tmp_path / "b.zarr", tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("what", ["fit", "score", "merge"])
+def test_nothing_that_was_done_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, threads: int
+) -> None:
+    """Told to end long before a checkpoint is due, a command keeps all that it has done."""
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 4096)
+    monkeypatch.setattr(candidates, "KEPT_CHUNK", 1)
+    values = np.random.default_rng(0).normal(size=(4096, 64)).astype("f4")
+    np.save(tmp_path / "values.npy", values)
+    hpv.fit(values).save(tmp_path / "of.zarr")
+    score = ["score", tmp_path / "of.zarr", tmp_path / "values.npy", "--threads", threads]
+    command = {"fit": ["fit", tmp_path / "values.npy", "--threads", threads], "score": score, "merge": ["merge"]}[what]
+    places = tmp_path / "undisturbed", tmp_path / "stopped"
+    for place in places if what == "merge" else ():
+        for part in ("1/2", "2/2"):
+            done(*score, "-o", place, "--shard", part)
+    undisturbed, stopped = ([*command, *([] if what == "merge" else ["-o"]), place] for place in places)
+    advance, work = Meter.advance, [0]
+
+    def advance_and_be_told(self: Meter, amount: int) -> None:
+        work[0] += amount
+        if work[0] > tell_at and not self._stop.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert self._stop.wait(10)
+        advance(self, amount)
+
+    monkeypatch.setattr(Meter, "advance", advance_and_be_told)
+    tell_at = 10**12
+    done(*undisturbed)
+    total, work[0] = work[0], 0
+    tell_at = 2 * total // 3
+    assert f"{what} was stopped after" in refused(*stopped, code=75)
+    assert total > work[0] > tell_at
+    tell_at = 10**12
+    done(*stopped)
+    assert work[0] == total
+    assert same_arrays(*places)
+
+
+def test_interrupted_while_adding_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts that were added up only in part are not kept."""
+    monkeypatch.setattr(candidates, "LARGEST_BLOCK", 4096)
+    monkeypatch.setattr(candidates, "SEGMENT", 16384)
+    values = np.random.default_rng(0).normal(size=(512, 64)).astype("f4")
+    np.save(tmp_path / "values.npy", values)
+    add, left = LayerCounts.add, [3]
+
+    def add_and_be_interrupted(self: LayerCounts, *given: Any) -> None:
+        add(self, *given)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LayerCounts, "add", add_and_be_interrupted)
+    command = "fit", tmp_path / "values.npy", "--threads", 1, "-o", tmp_path / "b.zarr"
+    assert run(*command).code == 130
+    assert left == [0]
+    done(*command)
+    assert hpv.open(tmp_path / "b.zarr").fingerprint == hpv.fit(values).fingerprint
 
 
 def test_a_full_disk(writing: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import hpv
 from hpv.base.slices import split
+from hpv.walking.progress import Quiet
 from hpv.walking.threads import Queue, in_steps, run_in_threads
 
 
@@ -49,6 +51,22 @@ def test_queued_blocks_cover_everything_once_and_shrink(start, length, largest, 
     )
 
 
+@pytest.mark.parametrize("seconds", [60.0, math.inf])
+def test_work_that_is_told_to_end(seconds):
+    """No more blocks are given out, and the one at work is finished; where all is needed, all is done."""
+
+    class Told(Quiet):
+        def advance(self, done: int) -> None:
+            raise hpv.StoppedError("stopped")
+
+    queue, seen = Queue(slice(3, 10), 1, 1, 1, seconds), []
+    for block in queue:
+        queue.advance(Told(), 1)
+        seen.append(block.start)
+    assert seen == ([3] if seconds == 60.0 else list(range(3, 10)))
+    assert queue.taken_to == seen[-1] + 1
+
+
 def test_work_within_work_is_done_by_the_thread_that_has_it():
     """Waiting for threads that are all waiting would take for ever."""
     found = run_in_threads(lambda i: run_in_threads(lambda j: i * j, range(4), 2), range(4), 2)
@@ -79,6 +97,7 @@ def test_threads_after_a_fork(tmp_path):
     """The threads that stay between calls are not there in a forked child, which makes its own."""
     code = """
 import os
+from hpv.walking.progress import Quiet
 from hpv.walking.threads import run_in_threads
 ten = list(range(10))
 assert run_in_threads(str, ten, 2) == list(map(str, ten))
