@@ -10,15 +10,11 @@ _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 
 class HpvError(Exception):
-    """Base of all errors that hpv raises on purpose; ``exit_code`` is what the command line returns."""
-
-    exit_code = 1
+    """Base of all errors that hpv raises on purpose."""
 
 
 class InputError(HpvError, ValueError):
     """Something the caller gave does not fit: an argument, a shape, a dtype, a layer. Nothing was written."""
-
-    exit_code = 2
 
 
 class StoreError(InputError):
@@ -32,13 +28,9 @@ class OutputExistsError(StoreError):
 class DataError(HpvError, RuntimeError):
     """The data failed while running: a corrupt or missing chunk, no space left. What was done stays done."""
 
-    exit_code = 3
-
 
 class StoppedError(HpvError, RuntimeError):
     """Stopped early; the same command continues."""
-
-    exit_code = 75
 
 
 class HpvWarning(UserWarning):

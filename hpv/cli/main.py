@@ -8,12 +8,13 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from hpv.base.errors import HpvError
+from hpv.base.errors import DataError, HpvError, InputError, StoppedError
 from hpv.cli.app import command
 from hpv.cli.spelling import spell
 from hpv.cli.terminal import Terminal
 
-BUG, USAGE, DATA, INTERRUPTED = 1, 2, 3, 130
+BUG, USAGE, DATA, STOPPED, INTERRUPTED = 1, 2, 3, 75, 130
+OF_ERRORS = {InputError: USAGE, DataError: DATA, StoppedError: STOPPED}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             return int(work or 0)
     except HpvError as error:
-        return terminal.fail_with(error)
+        terminal.fail(str(error), type(error).__name__)
+        return next((code for kind, code in OF_ERRORS.items() if isinstance(error, kind)), BUG)
     except KeyboardInterrupt:
         terminal.fail("interrupted; run the same command again to go on.", "KeyboardInterrupt")
         return INTERRUPTED
@@ -60,6 +62,8 @@ def _fail_usage(terminal: Terminal, error: Any) -> int:
         terminal.usage(message)
         return USAGE
     if context is not None:
-        message = f"{message.rstrip('.')}. See {context.command_path} --help."
+        message = (
+            f"{message if message.endswith('?') else message.rstrip('.') + '.'} See {context.command_path} --help."
+        )
     terminal.fail(message, "UsageError")
     return USAGE

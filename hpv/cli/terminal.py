@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hpv.base.errors import HpvError, HpvWarning
+from hpv.base.errors import HpvWarning
 from hpv.cli.progress import Meter, make_meter
 
 if TYPE_CHECKING:
@@ -69,11 +69,6 @@ class Terminal:
         """An error as one message."""
         text = self.spell(text)
         typer.echo(_json({"error": text, "kind": kind}) if self.as_json else f"error: {text}", err=True)
-
-    def fail_with(self, error: HpvError) -> int:
-        """The error's message; its exit code."""
-        self.fail(str(error), type(error).__name__)
-        return error.exit_code
 
     @contextmanager
     def showing_warnings(self) -> Iterator[None]:

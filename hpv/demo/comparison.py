@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from hpv.histograms.ranges import TAILS
+from hpv.scanning.options import FORMS, STATISTICS
+
 CLEAN = "clean"
 CONDITIONINGS = ("pooled", "per class")
-TAILS = ("right", "left", "two-sided")
-STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
-FORMS = ("subset", "whole")
 REPRESENTATIONS = ("exact", "balanced", "paper")
 EASY = 0.99
 """Rows that exact p-values solve say nothing about bins."""

@@ -14,6 +14,8 @@ from rich.console import Console
 import hpv
 from hpv.activations.opening import open_activations
 from hpv.demo import comparison, costs, digits, exact, tables
+from hpv.histograms.ranges import TAILS
+from hpv.scanning.options import FORMS, STATISTICS
 from hpv.scanning.scored import score_tallies
 
 ALPHA_MAX = 0.5
@@ -103,9 +105,9 @@ def fit_and_score(folder: Path, name: str, options: dict[str, Any]) -> dict[comp
             background,
             folder / "test-activations.zarr",
             folder / f"{name}-{conditioning.replace(' ', '-')}.zarr",
-            statistic=comparison.STATISTICS,
-            tail=comparison.TAILS,
-            form=comparison.FORMS,
+            statistic=STATISTICS,
+            tail=TAILS,
+            form=FORMS,
             against=against,
             alpha_max=ALPHA_MAX,
             overwrite=True,
@@ -123,10 +125,10 @@ def exact_scores(
     everyone = np.zeros(len(background), np.int64), np.zeros(len(values), np.int64)
     found = {}
     for conditioning, of in zip(comparison.CONDITIONINGS, (everyone, (classes, own)), strict=True):
-        upper = exact.pmax_by_class(background, of[0], values, of[1], tails=comparison.TAILS)
-        for tail in comparison.TAILS:
+        upper = exact.pmax_by_class(background, of[0], values, of[1], tails=TAILS)
+        for tail in TAILS:
             tally, thresholds = exact.tally(upper[tail], ALPHA_MAX)
-            for statistic, form in itertools.product(comparison.STATISTICS, comparison.FORMS):
+            for statistic, form in itertools.product(STATISTICS, FORMS):
                 found[conditioning, tail, statistic, form] = score_tallies(tally, thresholds, statistic, form)[0]
     return found
 

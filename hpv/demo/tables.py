@@ -12,8 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hpv.demo.comparison import EASY, FORMS, REPRESENTATIONS, STATISTICS, Row, difference, mean_area, scans
+from hpv.demo.comparison import EASY, REPRESENTATIONS, Row, difference, mean_area, scans
 from hpv.demo.costs import Cost
+from hpv.scanning.options import FORMS, STATISTICS
 
 NAMES = {"exact": "exact p-values", "balanced": "32 balanced bins", "paper": "10 uniform bins"}
 SHORT = {"berk_jones": "BJ", "higher_criticism": "HC", "kolmogorov_smirnov": "KS"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpv.base.errors import InputError
 from hpv.base.words import Names
-from hpv.histograms.ranges import check_tail
+from hpv.histograms.ranges import TAILS, check_tail
 
 STATISTICS = ("berk_jones", "higher_criticism", "kolmogorov_smirnov")
 FORMS = ("subset", "whole")
@@ -80,7 +80,9 @@ def choose_kind(
     fitting = [
         kind for kind in kinds if all(names is None or part in names for part, names in zip(kind, wanted, strict=True))
     ]
-    if not fitting:
+    known = zip(wanted, (TAILS, FORMS, STATISTICS), strict=True)
+    wrong = [name for names, allowed in known for name in names or () if name not in allowed]
+    if wrong or not fitting:
         asked = ", ".join(" or ".join(map(str, names)) or "nothing" for names in wanted if names is not None)
         there = "; ".join(", ".join(dict.fromkeys(parts)) for parts in zip(*kinds, strict=True))
         raise InputError(f"{owner} has no scores of {asked}; it has {there}. Choose one of each, or score again.")

@@ -233,6 +233,7 @@ def test_kinds_that_are_not_there(asked: Asked, tmp_path: Path) -> None:
             "this scan has no scores of whole; it has left, right; subset; berk_jones.",
         ),
         (lambda: scan.get(tail=["up", "two-sided"]), "no scores of up or two-sided; it has left, right"),
+        (lambda: scan.get(tail=["left", "up"]), "no scores of left or up; it has left, right"),
         (lambda: scan.get(tail=[]), "no scores of nothing; it has left, right"),
         (lambda: scan.get(5, statistic=None), "no scores of 5; it has left, right"),
         (lambda: scores.get("right", "whole"), f"{tmp_path / 's'} has no scores of right, whole; it has left; whole; "),

@@ -15,6 +15,8 @@ from rich.console import Console
 import hpv
 import naive
 from hpv.demo import comparison, digits, exact, running, tables
+from hpv.histograms.ranges import TAILS
+from hpv.scanning.options import FORMS, STATISTICS
 from hpv.scanning.scored import scan_pvalues, score_tallies
 
 pytestmark = pytest.mark.slow
@@ -62,7 +64,7 @@ def test_anomalies(data: digits.Digits) -> None:
     assert losses[1] > losses[0]
 
 
-@pytest.mark.parametrize("tail", comparison.TAILS)
+@pytest.mark.parametrize("tail", TAILS)
 def test_exact_p_values(tail: str) -> None:
     rng = np.random.default_rng(0)
     background = rng.integers(-2, 4, (23, 5)).astype(np.float32)
@@ -83,8 +85,8 @@ def test_exact_p_values_by_class_pool_a_small_class() -> None:
         assert np.array_equal(found[rows], exact.pmax(*counts, len(reference), "right"))
 
 
-@pytest.mark.parametrize("form", comparison.FORMS)
-@pytest.mark.parametrize("statistic", comparison.STATISTICS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("statistic", STATISTICS)
 def test_tallies_of_exact_p_values_give_the_exact_scores(statistic: str, form: str) -> None:
     upper = np.random.default_rng(2).integers(1, 40, (20, 15)) / 41
     counts, thresholds = exact.tally(upper, 0.5)

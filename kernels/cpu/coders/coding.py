@@ -7,7 +7,7 @@ compared one by one, many are searched by bisection; the results are the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,13 +34,17 @@ TO_COUNT = Limits({2: 90, 4: 8, 8: 40}, 120), Limits({2: MOST_EDGES, 4: 20, 8: 6
 
 
 class Coder(Protocol):
-    """Edges of some nodes, laid out for the kernels; made once, used for many blocks.
+    """Edges of some nodes, laid out to be encoded at; made once, used for many blocks.
 
     More than one of the ``threads``: only inside of ``parallel.one_caller``.
     """
 
     def encode(self, bits: np.ndarray, first: int, codes: np.ndarray, threads: int = 1) -> None:
         """Codes (s, n) of the nodes ``first : first + n`` of a C-contiguous block (s, N)."""
+
+
+class Counter(Protocol):
+    """Edges of some nodes, laid out to be counted at, as a `Coder` is."""
 
     def start(self, dtype: np.dtype, threads: int = 1) -> Accumulation:
         """Empty counts, to which blocks of bits of this dtype can be added."""
@@ -51,14 +55,14 @@ def make_coder(edges: np.ndarray, infinity: int) -> Coder:
     return _make(edges, infinity, make_comparing, TO_ENCODE)
 
 
-def make_counter(edges: np.ndarray, infinity: int) -> Coder:
+def make_counter(edges: np.ndarray, infinity: int) -> Counter:
     """The same for counting."""
     return _make(edges, infinity, make_comparing_counter, TO_COUNT)
 
 
 def _make(
-    edges: np.ndarray, infinity: int, comparing: Callable[[np.ndarray, int], Coder], limits: tuple[Limits, Limits]
-) -> Coder:
+    edges: np.ndarray, infinity: int, comparing: Callable[[np.ndarray, int], Any], limits: tuple[Limits, Limits]
+) -> Any:
     few, on_grid = limits[0] if looks_up_in_registers() else limits[1]
     if edges.shape[1] <= few[edges.itemsize]:
         return comparing(edges, infinity)
@@ -69,7 +73,7 @@ def _make(
     return make_trees(edges, infinity)
 
 
-def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Coder, threads: int = 1) -> Counts:
+def count(bits: np.ndarray, first: int, rows: np.ndarray, counter: Counter, threads: int = 1) -> Counts:
     """Counts of the chosen rows of a C-contiguous block (s, N), nodes ``first : first + n``."""
     state = counter.start(bits.dtype, threads)
     state.add(bits, first, rows)
