@@ -20,7 +20,8 @@ import hpv
 from data import contents
 from hpv.api.merging import merge_parts, merge_shards
 from hpv.base import keeping
-from hpv.fitting.job import prepare_fit
+from hpv.fitting import running
+from hpv.fitting.job import FitJob, prepare_fit
 from hpv.fitting.options import FitOptions
 from hpv.fitting.running import fit_shard, fit_to_store
 from hpv.fitting.stored import open_background
@@ -166,3 +167,19 @@ def test_backgrounds_of_shards_are_backgrounds(data: SimpleNamespace, tmp_path: 
     shutil.copytree(parts[0], tmp_path / "copy")
     with pytest.raises(hpv.InputError, match="are both shard 1 of 2"):
         merge_parts([*parts, tmp_path / "copy"], tmp_path / "x")
+
+
+def test_the_plan_of_a_shard_counts_the_classes_of_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a whole fit does: they are held for as long as it runs."""
+    np.save(tmp_path / "values.npy", np.zeros((4000, 2), np.float32))
+    run, peaks = running.run_fit, []
+
+    def note_and_run(job: FitJob, *rest: Any) -> Any:
+        peaks.append(job.plan.peak)
+        return run(job, *rest)
+
+    monkeypatch.setattr(running, "run_fit", note_and_run)
+    for labels in (None, np.zeros(4000, np.int64)):
+        job = prepare_fit(tmp_path / "values.npy", FitOptions(labels=labels))
+        fit_shard(job, cut_shard(job.source, "1/2"), tmp_path / f"{len(peaks)}.zarr")
+    assert peaks[1] - peaks[0] == job.class_index.nbytes == 4 * 4000
