@@ -73,8 +73,8 @@ class _Pilot:
 
     def __init__(self, layer: Layer, plan: LayerPlan, rule: Rule, progress: Progress) -> None:
         self.layer, self.rule, self.progress = layer, rule, progress
-        self.pieces = [part for run in plan.pilot for part in in_steps(run, plan.block)]
-        self.starts = np.cumsum([0, *(part.stop - part.start for part in self.pieces)])
+        self.blocks = [part for run in plan.pilot for part in in_steps(run, plan.block)]
+        self.starts = np.cumsum([0, *(part.stop - part.start for part in self.blocks)])
         self.buffers = Buffers()  # edges are found by the processor
 
     @property
@@ -89,33 +89,33 @@ class _Pilot:
         return max(64, width)
 
     def propose(self, tile: slice, threads: int = 1) -> np.ndarray:
-        """Inner edge keys (nodes, edges) of a tile: all its pilot is read, then ordered block by block."""
+        """Inner edge keys (nodes, edges) of a tile: all its pilot is read, then ordered by groups of nodes."""
         float_format = self.layer.float_format
         shape = pilot_shape(tile.stop - tile.start, self.samples, float_format)
         packed = self.buffers.get("pilot", shape, float_format.key)
         packed[:, self.samples :] = float_format.nan_key
         read, place = partial(self._read, tile, packed), partial(self._place, tile, packed)
-        numbers, blocks = slice(0, len(self.pieces)), slice(0, len(packed))
+        numbers, groups = slice(0, len(self.blocks)), slice(0, len(packed))
         if threads == 1:
             read(numbers)
-            parts = place(blocks)
+            parts = place(groups)
         else:
             # One after the other, so that threads read what lies close together: it may be of the same chunk.
             queue = Queue(numbers, 1, 1, threads)
             run_in_threads(lambda _: [read(number) for number in queue], range(threads), threads)
-            found = run_in_threads(place, split(blocks, threads, 1), threads)
+            found = run_in_threads(place, split(groups, threads, 1), threads)
             parts = [part for several in found for part in several]
         return stack(parts, float_format)
 
     def _read(self, tile: slice, packed: np.ndarray, numbers: slice) -> None:
-        pieces = self.pieces[numbers]
+        blocks = self.blocks[numbers]
         whole = in_place(self.layer, slice(0, self.layer.shape[0]))
         if whole is not None:
-            rows = np.concatenate([np.arange(piece.start, piece.stop) for piece in pieces])
+            rows = np.concatenate([np.arange(one.start, one.stop) for one in blocks])
             self._pack(Block(whole, tile.start), rows, tile, packed, int(self.starts[numbers.start]))
             return
-        for piece, start in zip(pieces, self.starts[numbers], strict=True):
-            block = read_block(self.layer, piece, tile, self.buffers)
+        for place, start in zip(blocks, self.starts[numbers], strict=True):
+            block = read_block(self.layer, place, tile, self.buffers)
             self._pack(block, np.arange(len(block.bits)), tile, packed, int(start))
 
     def _pack(self, block: Block, rows: np.ndarray, tile: slice, packed: np.ndarray, at: int) -> None:
@@ -123,10 +123,10 @@ class _Pilot:
         pack_pilot(block.bits, rows, block.first, nodes, float_format, packed, at)
         self.progress.advance(len(rows) * nodes * float_format.key.itemsize)
 
-    def _place(self, tile: slice, packed: np.ndarray, blocks: slice) -> list[np.ndarray]:
+    def _place(self, tile: slice, packed: np.ndarray, groups: slice) -> list[np.ndarray]:
         nodes, lanes = tile.stop - tile.start, packed.shape[2]
         parts = []
-        for some in in_steps(blocks, max(1, CACHED_PILOT // packed[0].nbytes)):
+        for some in in_steps(groups, max(1, CACHED_PILOT // packed[0].nbytes)):
             count = min(nodes, some.stop * lanes) - some.start * lanes
             covers_all = self.samples == self.layer.shape[0]
             parts.append(propose(packed[some], count, self.layer.float_format, self.rule, covers_all))
